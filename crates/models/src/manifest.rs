@@ -1,0 +1,199 @@
+//! `model.toml`: everything the node needs to know about a model before it runs it.
+
+use std::path::PathBuf;
+
+use sensorium_wire::submit::Modality;
+use sensorium_wire::tensor::Dtype;
+use serde::{Deserialize, Serialize};
+
+/// A model's manifest, as written in `model.toml`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// The model's name, also its folder's: 1 to 31 of `a-z 0-9 - _`.
+    pub name: String,
+    /// Rises with every change of weights or steps. From 1.
+    pub version: u32,
+    pub modality: Modality,
+    /// One sentence for people.
+    pub description: String,
+    /// Where the weights come from (package and path).
+    pub source: String,
+    /// SPDX expression.
+    pub licence: String,
+    /// Files of the model. Empty only for `interpret.step = "identity"`, which needs no network.
+    #[serde(default, rename = "file")]
+    pub files: Vec<FileEntry>,
+    #[serde(default)]
+    pub placement: Placement,
+    /// Inputs of the networks, checked against the ONNX files at load.
+    #[serde(default, rename = "input")]
+    pub inputs: Vec<TensorEntry>,
+    /// Outputs that are used; a network may have more.
+    #[serde(default, rename = "output")]
+    pub outputs: Vec<TensorEntry>,
+    pub prepare: Prepare,
+    pub interpret: Interpret,
+}
+
+/// One file of a model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    pub role: FileRole,
+    /// A plain file name: no folders.
+    pub path: PathBuf,
+    /// SHA-256 of the file, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+}
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileRole {
+    /// The network, for models that have one.
+    Network,
+    /// Encoder and decoder, for models that have two.
+    Encoder,
+    Decoder,
+    /// Class names: one a line, or a CSV whose last column is the name and whose first line is a heading.
+    Labels,
+    /// A tokenizer in the Hugging Face JSON form, for decoding only.
+    Tokenizer,
+}
+
+/// Where a model may run and what it may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Placement {
+    /// Kinds of device, best first.
+    pub devices: Vec<DeviceKind>,
+    /// Most jobs in one batch. Default 1.
+    pub batch_max: u16,
+    /// A batch that runs longer is taken for hung and its worker is replaced, in milliseconds. Default 30,000.
+    pub run_ms_max: u32,
+    /// Longest result of one job, in bytes; 0 = as long as the payload. Default 65,536.
+    pub output_bytes_max: u32,
+}
+
+impl Default for Placement {
+    fn default() -> Self {
+        Self {
+            devices: vec![DeviceKind::Cuda, DeviceKind::Cpu],
+            batch_max: 1,
+            run_ms_max: 30_000,
+            output_bytes_max: 64 << 10,
+        }
+    }
+}
+
+/// A kind of device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceKind {
+    Cuda,
+    Cpu,
+}
+
+/// One tensor of a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorEntry {
+    pub name: String,
+    /// Which file's network it belongs to. Default `network`.
+    #[serde(default = "network_role")]
+    pub of: FileRole,
+    pub dtype: Dtype,
+    pub shape: Vec<Dim>,
+}
+
+fn network_role() -> FileRole {
+    FileRole::Network
+}
+
+/// A dimension: a number, or a name for one that varies (`"N"` is the batch).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Dim {
+    Fixed(u32),
+    Named(String),
+}
+
+/// From payload to network input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Prepare {
+    /// An image (encoded or raw) resized bilinearly (half-pixel centres, no antialiasing), then `(x - mean) / std` per
+    /// channel, where x is 0 to 255 and mean and std are in the order of `channels`.
+    Image {
+        width: u32,
+        height: u32,
+        #[serde(default)]
+        fit: Fit,
+        channels: ChannelOrder,
+        layout: Layout,
+        mean: [f32; 3],
+        std: [f32; 3],
+    },
+    /// Sound as mono f32 in -1 to 1 at `sample_rate_hz`, cut into windows of `window_samples` every `hop_samples`, each
+    /// preceded by the last `context_samples` of the window before.
+    Windows {
+        sample_rate_hz: u32,
+        window_samples: u32,
+        hop_samples: u32,
+        #[serde(default)]
+        context_samples: u32,
+    },
+    /// Sound as mono f32 in -1 to 1 at `sample_rate_hz`, whole; longer than `seconds_max` is refused.
+    Utterance { sample_rate_hz: u32, seconds_max: u32 },
+    /// The tensor as it came: dtype and shape must be the first input's, whose `"N"` may be left out.
+    Tensor {},
+}
+
+/// How an image is fitted to the network's input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fit {
+    /// Each axis on its own; the aspect ratio changes.
+    #[default]
+    Stretch,
+    /// The aspect ratio is kept; what is left over at the right and bottom is filled with `mean`.
+    Letterbox,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChannelOrder {
+    Rgb,
+    Bgr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layout {
+    Nchw,
+    Nhwc,
+}
+
+/// From network outputs to a result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Interpret {
+    /// Anchor-free boxes with distances as distributions (generalised focal loss): for each stride one output of class
+    /// probabilities `[N, cells, classes]` and one of `[N, cells, 4 × bins]`, found by their shapes.
+    DetectionsDfl { strides: Vec<u32>, bins: u32, score_min: f32, iou_max: f32, detections_max: u32 },
+    /// One row per object: x1, y1, x2, y2 in pixels of the network's input, score, class. Output `[N, rows, 6]`.
+    DetectionRows { score_min: f32, iou_max: f32, detections_max: u32 },
+    /// Class probabilities `[N, classes]`, averaged over windows.
+    Classes { score_min: f32, classes_max: u32 },
+    /// Probability of speech per window and a recurrent state.
+    Speech {},
+    /// Greedy decoding of an encoder and a merged decoder with key-value cache.
+    Transcript { start_token: u32, end_token: u32, tokens_per_second_max: f32, tokens_min: u32, layers: u32, heads: u32, head_size: u32 },
+    /// Event probabilities `[N, events]` (first output) and intensity `[N, 1]` (second output).
+    Fusion { events: Vec<String> },
+    /// The first output as a tensor.
+    Tensor {},
+    /// The payload itself; no network.
+    Identity {},
+}

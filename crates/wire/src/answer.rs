@@ -1,0 +1,117 @@
+//! The one final answer of a job, and the numbered partial ones before it.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::ids::JobId;
+use crate::limits;
+use crate::receipt::Receipt;
+use crate::rejection::Reason;
+use crate::tensor::Dtype;
+
+/// How a job ended; `Partial` does not end it.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum Outcome {
+    #[default]
+    Result = 0,
+    Partial = 1,
+    /// Not accepted; nothing was run.
+    Refused = 2,
+    /// Accepted, not done in time; no result is shown as if it were.
+    Expired = 3,
+    Failed = 4,
+    Cancelled = 5,
+}
+
+impl Outcome {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Result => "result",
+            Self::Partial => "partial",
+            Self::Refused => "refused",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// How an answer's payload is to be read.
+#[derive(
+    Archive,
+    Serialize,
+    Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
+#[serde(rename_all = "lowercase")]
+#[repr(u8)]
+pub enum BodyKind {
+    /// No payload.
+    #[default]
+    Empty = 0,
+    /// A UTF-8 sentence about an error.
+    Text = 1,
+    /// The raw bytes of a tensor, `dtype` and `shape` in the header.
+    Tensor = 2,
+    /// An rkyv archive of [`crate::result::ModelResult`].
+    Result = 3,
+}
+
+impl BodyKind {
+    pub const ALL: [Self; 4] = [Self::Empty, Self::Text, Self::Tensor, Self::Result];
+
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+}
+
+/// The header of an answer. Flat, like every header.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
+pub struct AnswerHeader {
+    pub job_id: JobId,
+    /// When a refused job is worth sending again, in microseconds; 0 = not without a change.
+    pub retry_after_us: u64,
+    pub receipt: Receipt,
+    pub shape: [u32; limits::RANK_MAX],
+    /// Number of a partial answer, from 0; the final one has the highest.
+    pub number: u32,
+    pub outcome: Outcome,
+    pub reason: Reason,
+    pub body: BodyKind,
+    pub dtype: Dtype,
+    pub rank: u8,
+    pub reserved: [u8; 7],
+}
+
+impl AnswerHeader {
+    #[must_use]
+    pub fn dims(&self) -> &[u32] {
+        &self.shape[..usize::from(self.rank).min(limits::RANK_MAX)]
+    }
+}
