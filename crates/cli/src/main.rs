@@ -1,1 +1,7 @@
-fn main() {}
+//! The `sensorium` binary.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sensorium_cli::main()
+}

@@ -1,1 +1,3 @@
 //! sensorium-device
+
+pub mod backend;

@@ -1,10 +1,13 @@
 //! `model.toml`: everything the node needs to know about a model before it runs it.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use sensorium_wire::submit::Modality;
 use sensorium_wire::tensor::Dtype;
 use serde::{Deserialize, Serialize};
+
+use crate::error::ModelError;
 
 /// A model's manifest, as written in `model.toml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +39,19 @@ pub struct Manifest {
     pub interpret: Interpret,
 }
 
+impl Manifest {
+    /// Reads and checks the text of a `model.toml`; `file` is only named in errors.
+    ///
+    /// # Errors
+    /// [`ModelError`] with file, field and what was expected.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ModelError> {
+        let manifest = crate::parse::parse(text, file)?;
+        crate::validate::validate(&manifest)
+            .map_err(|(field, problem)| ModelError::Field { file: file.to_owned(), field, problem })?;
+        Ok(manifest)
+    }
+}
+
 /// One file of a model.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,7 +64,7 @@ pub struct FileEntry {
 }
 
 /// What a file is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileRole {
     /// The network, for models that have one.
@@ -60,6 +76,35 @@ pub enum FileRole {
     Labels,
     /// A tokenizer in the Hugging Face JSON form, for decoding only.
     Tokenizer,
+}
+
+impl FileRole {
+    /// The name as manifests write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+            Self::Encoder => "encoder",
+            Self::Decoder => "decoder",
+            Self::Labels => "labels",
+            Self::Tokenizer => "tokenizer",
+        }
+    }
+
+    /// Whether the file is a network, as opposed to data beside one.
+    #[must_use]
+    pub const fn is_network(self) -> bool {
+        match self {
+            Self::Network | Self::Encoder | Self::Decoder => true,
+            Self::Labels | Self::Tokenizer => false,
+        }
+    }
+}
+
+impl fmt::Display for FileRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// Where a model may run and what it may use.
@@ -119,6 +164,15 @@ pub enum Dim {
     Named(String),
 }
 
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(size) => write!(f, "{size}"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
 /// From payload to network input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
@@ -175,6 +229,19 @@ pub enum Layout {
     Nhwc,
 }
 
+impl Prepare {
+    /// The name as manifests write it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Image { .. } => "image",
+            Self::Windows { .. } => "windows",
+            Self::Utterance { .. } => "utterance",
+            Self::Tensor {} => "tensor",
+        }
+    }
+}
+
 /// From network outputs to a result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
@@ -189,11 +256,51 @@ pub enum Interpret {
     /// Probability of speech per window and a recurrent state.
     Speech {},
     /// Greedy decoding of an encoder and a merged decoder with key-value cache.
-    Transcript { start_token: u32, end_token: u32, tokens_per_second_max: f32, tokens_min: u32, layers: u32, heads: u32, head_size: u32 },
+    Transcript {
+        start_token: u32,
+        end_token: u32,
+        /// Decoding stops after this many tokens per second of sound, but not before `tokens_min`.
+        tokens_per_second_max: f32,
+        tokens_min: u32,
+        /// Shape of the decoder's key-value cache: `layers` times keys and values of `[N, heads, length, head_size]`.
+        layers: u32,
+        heads: u32,
+        head_size: u32,
+    },
     /// Event probabilities `[N, events]` (first output) and intensity `[N, 1]` (second output).
     Fusion { events: Vec<String> },
     /// The first output as a tensor.
     Tensor {},
     /// The payload itself; no network.
     Identity {},
+}
+
+impl Interpret {
+    /// The name as manifests write it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::DetectionsDfl { .. } => "detections_dfl",
+            Self::DetectionRows { .. } => "detection_rows",
+            Self::Classes { .. } => "classes",
+            Self::Speech {} => "speech",
+            Self::Transcript { .. } => "transcript",
+            Self::Fusion { .. } => "fusion",
+            Self::Tensor {} => "tensor",
+            Self::Identity {} => "identity",
+        }
+    }
+
+    /// The files that a model with this step must have.
+    #[must_use]
+    pub const fn roles(&self) -> &'static [FileRole] {
+        match self {
+            Self::DetectionsDfl { .. } | Self::DetectionRows { .. } | Self::Classes { .. } => {
+                &[FileRole::Network, FileRole::Labels]
+            }
+            Self::Speech {} | Self::Fusion { .. } | Self::Tensor {} => &[FileRole::Network],
+            Self::Transcript { .. } => &[FileRole::Encoder, FileRole::Decoder, FileRole::Tokenizer],
+            Self::Identity {} => &[],
+        }
+    }
 }

@@ -1,1 +1,25 @@
-//! sensorium-node
+//! Everything that lives in a node: actors, the data path, endpoints, sessions.
+//!
+//! Decisions about jobs are the pure scheduler's; this crate carries them out. It deliberately keeps no work on disk
+//! (what a client is owed it asks for again under the same job id), talks to no external service, and reads no
+//! environment: the binary hands in all it needs.
+
+pub mod actors;
+mod board;
+pub mod config;
+pub mod data;
+mod desk;
+pub mod engine;
+mod gateway;
+mod lane_reader;
+mod node;
+mod peers;
+pub mod restart;
+mod session;
+mod status;
+mod threads;
+
+pub use config::{ConfigError, NodeConfig};
+pub use data::{DataDirectory, DataError, NodeFile};
+pub use node::{Node, NodeError, NodeOptions};
+pub use status::NodeStatus;

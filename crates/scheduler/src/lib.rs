@@ -1,1 +1,35 @@
-//! sensorium-scheduler
+//! The scheduler as a state machine: [`Scheduler::handle`] takes a time and an event and appends commands.
+//!
+//! It admits or refuses jobs, keeps a bounded earliest-deadline-first queue per lane, forms batches, and decides what
+//! happens to the jobs of a worker that died or hangs. It deliberately has no clock, does no I/O, starts no threads and
+//! draws no random numbers: the same events give the same commands, so that an incident can be replayed from its log.
+//! It never sees a payload and never talks to a worker; whoever calls it carries out the commands.
+
+mod admission;
+mod config;
+mod device;
+mod dispatch;
+mod event;
+#[cfg(test)]
+mod fixture;
+mod jobs;
+mod lane;
+mod loss;
+mod queue;
+mod scheduler;
+mod service;
+mod snapshot;
+mod types;
+
+pub use config::Settings;
+pub use event::{BatchJobs, BatchedJob, Command, Event, Handled, Hung};
+pub use scheduler::Scheduler;
+pub use service::{JOBS_PER_BATCH_MAX, ModelPolicy};
+pub use snapshot::{LaneSnapshot, Position, Snapshot};
+pub use types::{BatchId, DeviceId, Job, JobKey, LaneId, ModelKey, virtual_deadline_ns};
+
+/// Batches that may be committed to one lane: one that runs and one that waits behind it, so that the worker never
+/// waits for the node, and a change of mind takes effect within a batch.
+pub const COMMITTED_BATCHES_MAX: usize = 2;
+/// Times that a job may kill a worker while it runs alone before it is given up.
+pub const DEATHS_ALONE_MAX: u8 = 2;

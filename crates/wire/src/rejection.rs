@@ -63,6 +63,35 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason, in the order of its code.
+    pub const ALL: [Self; 19] = [
+        Self::None,
+        Self::InvalidHeader,
+        Self::InvalidShape,
+        Self::InvalidPayload,
+        Self::PayloadTooLarge,
+        Self::UnknownModel,
+        Self::ModelUnavailable,
+        Self::DeadlinePassed,
+        Self::DeadlineUnreachable,
+        Self::Overloaded,
+        Self::CreditsExceeded,
+        Self::Forbidden,
+        Self::ShuttingDown,
+        Self::Poisoned,
+        Self::ExecutionFailed,
+        Self::CancelledByClient,
+        Self::Disconnected,
+        Self::DeadlineExpired,
+        Self::Internal,
+    ];
+
+    /// The reason of a code in shared memory.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code)).copied()
+    }
+
     /// The name that `--json` shows.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -1,0 +1,271 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use sensorium_wire::Urgency;
+
+/// Live video and audio through neural networks, answered before a deadline.
+#[derive(Debug, Parser)]
+#[command(name = "sensorium", version, propagate_version = true, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) places: Places,
+    /// What to log: error, warn, info, debug, or a filter such as sensorium_node=debug.
+    #[arg(long, global = true, value_name = "FILTER", env = "SENSORIUM_LOG")]
+    pub(crate) log: Option<String>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where things are. Node and client of one machine find each other through the data directory.
+#[derive(Args, Debug)]
+pub(crate) struct Places {
+    /// Data directory. Default: sensorium in the user's data directory (XDG).
+    #[arg(long, global = true, value_name = "DIR", env = "SENSORIUM_DATA")]
+    pub(crate) data: Option<PathBuf>,
+    /// Cache that ops/setup fills: models, media, libraries. Default: sensorium in the user's cache directory (XDG).
+    #[arg(long, global = true, value_name = "DIR", env = "SENSORIUM_CACHE")]
+    pub(crate) cache: Option<PathBuf>,
+    /// Model repository; may be given several times. Default: cluster/models of the project.
+    #[arg(long, global = true, value_name = "DIR", env = "SENSORIUM_MODELS", value_delimiter = ':')]
+    pub(crate) models: Vec<PathBuf>,
+    /// ONNX Runtime's library. Default: lib/libonnxruntime.so in the cache.
+    #[arg(long, global = true, value_name = "FILE", env = "SENSORIUM_ONNXRUNTIME")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node: the devices of this machine, and the API that others submit to.
+    Node(NodeArguments),
+    /// Run one device. Started by a node; not for people.
+    #[command(hide = true)]
+    Worker(WorkerArguments),
+    /// Run a media file as a session: what is seen, heard and said, as it happens.
+    Run(RunArguments),
+    /// Run one job: an image, a sound file, or a .npy tensor.
+    Submit(SubmitArguments),
+    /// Show a node, its devices, lanes and queues.
+    Status(StatusArguments),
+    /// Measure.
+    Bench(BenchArguments),
+    /// Show this machine's hardware and how it would be used.
+    Hardware(HardwareArguments),
+    /// List the models and check their files.
+    Models(ModelsArguments),
+    /// Make certificates: an authority for a cluster, bundles for its nodes and clients.
+    Ca(CaArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct NodeArguments {
+    /// Configuration file (TOML). Every option has a default; docs/configuration.md lists them.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// UDP address of the API, for example 0.0.0.0:7401. Overrides the configuration.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// UDP address for other nodes. Overrides the configuration.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen_cluster: Option<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WorkerArguments {
+    /// Process id of the node that started it.
+    #[arg(long)]
+    pub(crate) parent: u32,
+}
+
+/// How to reach the node.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Reach {
+    /// Address of the node's API. Default: the node of the data directory.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) connect: Option<SocketAddr>,
+    /// Folder with the client's certificate bundle. Default: the data directory's.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) bundle: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArguments {
+    /// The media file.
+    pub(crate) input: PathBuf,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// As fast as it goes without dropping anything, instead of at the file's own speed.
+    #[arg(long)]
+    pub(crate) fast: bool,
+    /// One event a line as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Folder for events.jsonl and transcript.srt.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Time from capture to answer that a frame may take at real speed; later ones become gaps.
+    #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
+    pub(crate) budget: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SubmitArguments {
+    /// The model, by name; sensorium models lists them.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: String,
+    /// JPEG, PNG, WAV or .npy.
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// Time until the answer must be there, for example 100ms.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Duration,
+    /// How much it matters.
+    #[arg(long, value_enum, default_value_t = UrgencyArgument::Standard)]
+    pub(crate) urgency: UrgencyArgument,
+    /// One JSON object with the answer and its receipt.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum UrgencyArgument {
+    Critical,
+    High,
+    Standard,
+    Batch,
+}
+
+impl From<UrgencyArgument> for Urgency {
+    fn from(urgency: UrgencyArgument) -> Self {
+        match urgency {
+            UrgencyArgument::Critical => Self::Critical,
+            UrgencyArgument::High => Self::High,
+            UrgencyArgument::Standard => Self::Standard,
+            UrgencyArgument::Batch => Self::Batch,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArguments {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArguments {
+    #[command(subcommand)]
+    pub(crate) what: Bench,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// One model, closed loop: so many jobs in flight, for so long.
+    Job(BenchJobArguments),
+    /// What the job's way costs without Sensorium: a bare UDP round trip and a plain QUIC transfer.
+    Floor(BenchFloorArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchJobArguments {
+    /// The model, by name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: String,
+    /// Jobs in flight.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) concurrency: usize,
+    /// How long to measure, after a tenth of it to warm up.
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    pub(crate) seconds: f64,
+    /// Payload bytes for models that take any tensor.
+    #[arg(long, value_name = "B", default_value_t = 1024)]
+    pub(crate) bytes: u32,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchFloorArguments {
+    /// Payload bytes of the round trip and the transfer.
+    #[arg(long, value_name = "B", default_value_t = 1024)]
+    pub(crate) bytes: u32,
+    /// How many round trips.
+    #[arg(long, value_name = "N", default_value_t = 5000)]
+    pub(crate) rounds: u32,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct HardwareArguments {
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ModelsArguments {
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Do not read the model files, only the manifests.
+    #[arg(long)]
+    pub(crate) no_check: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CaArguments {
+    #[command(subcommand)]
+    pub(crate) what: Ca,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ca {
+    /// Make a new authority: ca.pem for everyone, ca.key for nobody but you.
+    Init {
+        /// Folder for it.
+        #[arg(long, value_name = "DIR", default_value = "ca")]
+        out: PathBuf,
+    },
+    /// Issue a bundle (ca.pem, cert.pem, key.pem) for a client or a node.
+    Issue(IssueArguments),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct IssueArguments {
+    /// Folder of the authority.
+    #[arg(long, value_name = "DIR", default_value = "ca")]
+    pub(crate) ca: PathBuf,
+    /// Folder for the bundle.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Whose it is: letters, digits, dot, dash, underscore.
+    #[arg(long)]
+    pub(crate) name: String,
+    /// Organisation that quotas and results belong to.
+    #[arg(long, default_value = "default")]
+    pub(crate) tenant: String,
+    /// What the holder may do: submit, critical, operate, peer. May be given several times.
+    #[arg(long = "role", value_name = "ROLE", default_values_t = ["submit".to_owned()])]
+    pub(crate) roles: Vec<String>,
+    /// For nodes: edge, regional or central.
+    #[arg(long)]
+    pub(crate) tier: Option<String>,
+    /// For nodes: host names or addresses of it. May be given several times.
+    #[arg(long = "host", value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// Days until it expires.
+    #[arg(long, default_value_t = 365)]
+    pub(crate) days: u32,
+}

@@ -1,0 +1,18 @@
+//! One file per command.
+
+pub(crate) mod bench;
+pub(crate) mod ca;
+pub(crate) mod hardware;
+pub(crate) mod models;
+pub(crate) mod node;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod submit;
+pub(crate) mod worker;
+
+use std::future::Future;
+
+/// Runs a future on this thread: QUIC is quickest without others.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
+}

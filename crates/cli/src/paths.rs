@@ -1,0 +1,71 @@
+//! Where things lie on this machine.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use directories::ProjectDirs;
+use sensorium_client::{Client, ClientConfig};
+use sensorium_node::DataDirectory;
+
+use crate::arguments::{Places, Reach};
+
+/// Folders and files, each with its default.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    pub(crate) data: DataDirectory,
+    pub(crate) cache: PathBuf,
+    pub(crate) onnxruntime: PathBuf,
+    pub(crate) repositories: Vec<PathBuf>,
+}
+
+impl Paths {
+    pub(crate) fn new(places: &Places) -> Self {
+        let standard = ProjectDirs::from("", "", "sensorium");
+        let folder = |given: &Option<PathBuf>, pick: fn(&ProjectDirs) -> &Path| {
+            given.clone().or_else(|| standard.as_ref().map(|dirs| pick(dirs).to_owned()))
+        };
+        let data = folder(&places.data, ProjectDirs::data_dir).unwrap_or_else(|| PathBuf::from("sensorium-data"));
+        let cache = folder(&places.cache, ProjectDirs::cache_dir).unwrap_or_else(|| PathBuf::from("sensorium-cache"));
+        let onnxruntime = places.onnxruntime.clone().unwrap_or_else(|| cache.join("lib/libonnxruntime.so"));
+        let repositories = if places.models.is_empty() { standard_repository() } else { places.models.clone() };
+        Self { data: DataDirectory::new(&data), cache, onnxruntime, repositories }
+    }
+
+    /// Where model files are that do not lie beside their manifest.
+    pub(crate) fn weights(&self) -> PathBuf {
+        self.cache.join("models")
+    }
+
+    /// Connects to the node that is meant.
+    pub(crate) async fn connect(&self, reach: &Reach) -> anyhow::Result<Client> {
+        let address = self.address(reach)?;
+        let bundle = reach.bundle.clone().unwrap_or_else(|| self.data.certificates().join("client"));
+        let config = ClientConfig::from_bundle(&bundle, address)
+            .with_context(|| format!("a client bundle is needed in {} (--bundle)", bundle.display()))?;
+        Ok(Client::connect(config).await?)
+    }
+
+    fn address(&self, reach: &Reach) -> anyhow::Result<SocketAddr> {
+        if let Some(address) = reach.connect {
+            return Ok(address);
+        }
+        match self.data.find_node()? {
+            Some(node) => Ok(node.api),
+            None => bail!(
+                "no node runs on the data directory {}; start one with: sensorium node (or give --connect ADDR)",
+                self.data.root().display()
+            ),
+        }
+    }
+}
+
+/// The repository that comes with the project: `cluster/models` below the current folder, or beside the binary's build
+/// tree.
+fn standard_repository() -> Vec<PathBuf> {
+    let below = Path::new("cluster/models");
+    let here = std::env::current_dir().ok();
+    let binary = std::env::current_exe().ok();
+    let starts = here.iter().map(PathBuf::as_path).chain(binary.iter().flat_map(|path| path.ancestors().skip(1)));
+    starts.map(|start| start.join(below)).find(|path| path.is_dir()).into_iter().collect()
+}

@@ -1,0 +1,85 @@
+//! What a device must be able to do: load a network and run it on tensors.
+//!
+//! A backend knows nothing of jobs, images or sound; that is the executors' part. Each kind of device implements these
+//! two traits and passes the same contract tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sensorium_models::Signature;
+use thiserror::Error;
+
+pub mod cpu;
+mod tensor;
+
+pub use cpu::CpuBackend;
+pub use tensor::{NamedTensor, Tensor, TensorBuffer, TensorData};
+
+/// A kind of device that runs networks.
+pub trait Backend: Send {
+    /// For example `cpu`.
+    fn name(&self) -> &'static str;
+
+    /// Loads the network in `file`. Weights may lie in other files of the same folder, never outside it; operators
+    /// are the standard ones.
+    ///
+    /// # Errors
+    /// [`BackendError::Load`] or [`BackendError::Unsupported`], with the file.
+    fn load(&self, file: &Path) -> Result<Box<dyn Network>, BackendError>;
+}
+
+/// A loaded network. One thread uses it at a time.
+pub trait Network: Send {
+    /// Its inputs and outputs. Outputs that are not tensors of a known type are left out.
+    fn signature(&self) -> &Signature;
+
+    /// Runs it once and gives the outputs named in `wanted`, in that order.
+    ///
+    /// # Errors
+    /// [`BackendError::Run`] when an input does not fit or the network fails on it; the network stays usable.
+    fn run(&mut self, inputs: &[NamedTensor<'_>], wanted: &[&str]) -> Result<Vec<Tensor>, BackendError>;
+}
+
+/// Why a backend cannot do what it was asked to.
+#[derive(Debug, Error)]
+pub enum BackendError {
+    #[error(
+        "ONNX Runtime cannot be loaded from {}: {message}; run ops/setup, or say where it is with --onnxruntime",
+        library.display()
+    )]
+    Library { library: PathBuf, message: String },
+    /// A process can hold one copy only.
+    #[error("ONNX Runtime is loaded from {} already; {} cannot be loaded as well", loaded.display(), asked.display())]
+    OtherLibrary { loaded: PathBuf, asked: PathBuf },
+    #[error("{}: cannot be loaded: {message}", file.display())]
+    Load { file: PathBuf, message: String },
+    #[error("{}: input {tensor} is {found}; expected a tensor of a known type", file.display())]
+    Unsupported { file: PathBuf, tensor: String, found: String },
+    #[error("{}: {message}", file.display())]
+    Run { file: PathBuf, message: String },
+}
+
+/// Resident memory of this process in bytes; `None` when the system does not say.
+///
+/// The difference between two calls around loading and warming a model is what the model takes: runtimes keep their
+/// arenas to themselves and do not report them. It counts whole pages, and pages that other threads touch meanwhile, so
+/// models are loaded one after the other.
+#[must_use]
+pub fn memory_bytes_now() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    pages.checked_mul(rustix::param::page_size() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_touched_shows() {
+        let before = memory_bytes_now().unwrap();
+        let block = std::hint::black_box(vec![1_u8; 64 << 20]);
+        let after = memory_bytes_now().unwrap();
+        assert!(after >= before + (48 << 20), "{before} {after} {}", block.len());
+    }
+}

@@ -1,0 +1,48 @@
+//! Gives the payload back: measures the path without a network. Allocates nothing.
+
+use std::time::Instant;
+
+use sensorium_wire::receipt::Stage;
+use sensorium_wire::rejection::{Reason, Rejection};
+use sensorium_wire::submit::PayloadKind;
+use sensorium_wire::tensor::Dtype;
+
+use super::{Executor, JobAnswer, JobInput, JobOutput, StageTimes, elapsed_ns, work, write};
+
+/// Copies each payload to its output, as a tensor.
+pub(super) struct IdentityExecutor;
+
+impl Executor for IdentityExecutor {
+    fn run(&mut self, jobs: &[JobInput<'_>], outputs: &mut [JobOutput<'_>], on_stage: &dyn Fn(Stage)) {
+        for (job, output) in jobs.iter().zip(outputs) {
+            let start = Instant::now();
+            on_stage(Stage::Prepare);
+            let prepared = Instant::now();
+            on_stage(Stage::Infer);
+            output.answer = copy(job, output.bytes);
+            let infer_ns = elapsed_ns(prepared);
+            let inferred = Instant::now();
+            on_stage(Stage::Interpret);
+            let prepare_ns = u64::try_from((prepared - start).as_nanos()).unwrap_or(u64::MAX);
+            output.times = StageTimes { prepare_ns, infer_ns, interpret_ns: elapsed_ns(inferred) };
+        }
+    }
+}
+
+fn copy(job: &JobInput<'_>, output: &mut [u8]) -> Result<JobAnswer, Rejection> {
+    write(job.bytes, output)?;
+    let bytes = job.bytes.len();
+    let frame;
+    let length = [work(bytes)];
+    // Only tensors and PCM describe their bytes by type and shape alone.
+    let (dtype, dims) = match (job.payload, job.dims) {
+        (PayloadKind::Tensor | PayloadKind::Pcm, dims) => (job.dtype, dims),
+        (PayloadKind::RawFrame, [height, width]) => {
+            frame = [*height, *width, work(job.pixels.bytes_per_pixel())];
+            (Dtype::U8, &frame[..])
+        }
+        (PayloadKind::RawFrame | PayloadKind::EncodedImage | PayloadKind::EncodedAudio, _) => (Dtype::U8, &length[..]),
+    };
+    JobAnswer::tensor(dtype, dims, bytes, work(bytes))
+        .ok_or_else(|| Rejection::new(Reason::InvalidShape, format!("{} dimensions", dims.len())))
+}

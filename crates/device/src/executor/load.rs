@@ -1,0 +1,154 @@
+//! From a model package to an executor: files verified, networks loaded, the manifest checked against them.
+
+use std::path::PathBuf;
+
+use sensorium_models::manifest::{Dim, FileRole, Interpret, Manifest, TensorEntry};
+use sensorium_models::{ModelError, ModelPackage, ServiceProfile};
+use sensorium_processing::tokens::Tokenizer;
+use thiserror::Error;
+
+use super::batch::{BatchExecutor, Chunk};
+use super::identity::IdentityExecutor;
+use super::interpretation::{
+    ClassesInterpretation, DetectionsInterpretation, FusionInterpretation, Interpretation, TensorInterpretation,
+};
+use super::speech::SpeechExecutor;
+use super::transcript::TranscriptExecutor;
+use super::{Executor, preparation, profile};
+use crate::backend::{Backend, BackendError, Network, TensorBuffer, memory_bytes_now};
+
+/// Why a model cannot be run on this device.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// Manifest, files and networks are each in order but do not fit each other.
+    #[error("{}: {problem}", file.display())]
+    Unfit { file: PathBuf, problem: String },
+    /// It loads, but not even a made-up job works.
+    #[error("model {model} fails on a made-up job: {problem}")]
+    Trial { model: String, problem: String },
+}
+
+/// Loads a model that is ready to serve.
+///
+/// # Errors
+/// The first thing that is wrong, with its file.
+pub fn load(package: &ModelPackage, backend: &dyn Backend) -> Result<Box<dyn Executor>, LoadError> {
+    package.verify()?;
+    let manifest = &package.manifest;
+    let unfit = |problem: String| LoadError::Unfit { file: package.manifest_file(), problem };
+    match &manifest.interpret {
+        Interpret::Identity {} => Ok(Box::new(IdentityExecutor)),
+        Interpret::Speech {} => {
+            let network = network(package, backend, FileRole::Network)?;
+            Ok(Box::new(SpeechExecutor::new(manifest, network).map_err(unfit)?))
+        }
+        Interpret::Transcript { .. } => {
+            let file = package.file(FileRole::Tokenizer)?;
+            let unusable = |problem: String| LoadError::Unfit { file: file.to_owned(), problem };
+            let tokenizer = Tokenizer::read(file).map_err(|error| unusable(error.to_string()))?;
+            let encoder = network(package, backend, FileRole::Encoder)?;
+            let decoder = network(package, backend, FileRole::Decoder)?;
+            Ok(Box::new(TranscriptExecutor::new(manifest, encoder, decoder, tokenizer).map_err(unfit)?))
+        }
+        Interpret::DetectionsDfl { .. }
+        | Interpret::DetectionRows { .. }
+        | Interpret::Classes { .. }
+        | Interpret::Fusion { .. }
+        | Interpret::Tensor {} => {
+            let network = network(package, backend, FileRole::Network)?;
+            let interpretation = interpretation(package)?;
+            Ok(Box::new(batch(package, network, interpretation).map_err(unfit)?))
+        }
+    }
+}
+
+/// Loads and measures a model. Memory is what this process grew by meanwhile.
+///
+/// # Errors
+/// As [`load`], and when the model fails on a made-up job.
+pub fn load_measured(
+    package: &ModelPackage,
+    backend: &dyn Backend,
+) -> Result<(Box<dyn Executor>, ServiceProfile), LoadError> {
+    let before = memory_bytes_now();
+    let mut executor = load(package, backend)?;
+    let mut measured = profile(executor.as_mut(), package)
+        .map_err(|problem| LoadError::Trial { model: package.manifest.name.clone(), problem })?;
+    let grown = before.zip(memory_bytes_now()).map(|(before, after)| after.saturating_sub(before));
+    measured.arena_bytes = grown.unwrap_or(0);
+    Ok((executor, measured))
+}
+
+fn network(package: &ModelPackage, backend: &dyn Backend, role: FileRole) -> Result<Box<dyn Network>, LoadError> {
+    let network = backend.load(package.file(role)?)?;
+    package.check(role, network.signature())?;
+    Ok(network)
+}
+
+fn interpretation(package: &ModelPackage) -> Result<Box<dyn Interpretation>, LoadError> {
+    let manifest = &package.manifest;
+    let unfit = |problem: String| LoadError::Unfit { file: package.manifest_file(), problem };
+    match &manifest.interpret {
+        Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. } => {
+            Ok(Box::new(DetectionsInterpretation::new(manifest, &package.labels()?).map_err(unfit)?))
+        }
+        Interpret::Classes { score_min, classes_max } => {
+            let labels = package.labels()?;
+            let classes = manifest.outputs.first().and_then(|output| output.shape.get(1));
+            if classes.is_some_and(|classes| *classes != Dim::Fixed(super::work(labels.len()))) {
+                let shape = manifest.outputs.first().map(|output| shape(output)).unwrap_or_default();
+                return Err(unfit(format!("output[0].shape [{shape}]; there are {} labels", labels.len())));
+            }
+            Ok(Box::new(ClassesInterpretation::new(&labels, *score_min, *classes_max)))
+        }
+        Interpret::Fusion { events } => {
+            let expected = [Dim::Fixed(super::work(events.len())), Dim::Fixed(1)];
+            for (output, width) in manifest.outputs.iter().zip(expected) {
+                if output.shape.len() != 2 || output.shape[1] != width {
+                    return Err(unfit(format!("output {} is [{}]; expected [N,{width}]", output.name, shape(output))));
+                }
+            }
+            Ok(Box::new(FusionInterpretation::new(events)))
+        }
+        Interpret::Tensor {} => Ok(Box::<TensorInterpretation>::default()),
+        other => Err(unfit(format!("interpret step {} does not work on rows", other.name()))),
+    }
+}
+
+fn batch(
+    package: &ModelPackage,
+    network: Box<dyn Network>,
+    interpretation: Box<dyn Interpretation>,
+) -> Result<BatchExecutor, String> {
+    let manifest: &Manifest = &package.manifest;
+    let [input] = &manifest.inputs[..] else {
+        let step = manifest.interpret.name();
+        return Err(format!("{} inputs; interpret step {step} feeds one", manifest.inputs.len()));
+    };
+    let rows_max = match input.shape.first() {
+        Some(Dim::Named(_)) => usize::from(manifest.placement.batch_max),
+        Some(Dim::Fixed(1)) => 1,
+        _ => return Err(format!("input {} is [{}]; its first dimension must be N or 1", input.name, shape(input))),
+    };
+    let data = TensorBuffer::new(input.dtype)
+        .ok_or_else(|| format!("input {} is {}, which networks are not fed", input.name, input.dtype.name()))?;
+    Ok(BatchExecutor {
+        network,
+        manifest_file: package.manifest_file(),
+        input: input.name.clone(),
+        outputs: manifest.outputs.iter().map(|output| output.name.clone()).collect(),
+        rows_max,
+        preparation: preparation::of(&manifest.prepare, &input.name, input.dtype, &input.shape)?,
+        interpretation,
+        chunk: Chunk::new(data),
+        failures: Vec::new(),
+    })
+}
+
+fn shape(entry: &TensorEntry) -> String {
+    entry.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}

@@ -1,0 +1,208 @@
+//! What node and worker say to each other.
+//!
+//! Two kinds of sockets, both made by the node and inherited by the worker:
+//! - one control stream: JSON lines, a [`WorkerSetup`] down, a [`WorkerReport`] up, then silence; its end means that the
+//!   other side is gone;
+//! - one sequenced-packet socket per lane: a batch is one packet down ([`BatchHead`] and a [`JobEntry`] per job) and one
+//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets.
+//!
+//! Both run the same binary, so the packets are the structs' bytes; lengths, offsets and codes are checked all the same.
+
+use std::path::PathBuf;
+
+use bytemuck::{Pod, Zeroable};
+use sensorium_models::manifest::DeviceKind;
+use sensorium_models::profile::ServiceProfile;
+use sensorium_wire::receipt::Stage;
+use sensorium_wire::submit::Modality;
+use serde::{Deserialize, Serialize};
+
+/// Most jobs in one batch.
+pub const BATCH_JOBS_MAX: usize = 64;
+/// Longest packet, in bytes.
+pub const PACKET_BYTES_MAX: usize = size_of::<BatchHead>() + BATCH_JOBS_MAX * size_of::<JobEntry>();
+/// Longest line on the control stream, in bytes.
+pub const CONTROL_LINE_BYTES_MAX: u64 = 4 << 20;
+
+/// Start of a batch's packet.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct BatchHead {
+    pub batch: u64,
+    /// When the node sent it, by the shared monotonic clock.
+    pub sent_ns: u64,
+    /// Index into the lane's models.
+    pub model: u32,
+    pub jobs: u32,
+}
+
+/// One job of a batch.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct JobEntry {
+    /// Number of this run: job and attempt in one, never used twice by a node.
+    pub run: u64,
+    pub input_offset: u64,
+    /// State and payload together.
+    pub input_bytes: u64,
+    pub output_offset: u64,
+    pub output_bytes_max: u64,
+    pub state_bytes: u32,
+    pub sample_rate_hz: u32,
+    pub shape: [u32; 6],
+    pub payload: u8,
+    pub dtype: u8,
+    pub pixels: u8,
+    pub rank: u8,
+    pub reserved: u32,
+}
+
+/// Start of an answer packet.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct AnswerHead {
+    pub batch: u64,
+    /// When the worker held the batch, and when it had all answers, by the shared monotonic clock.
+    pub received_ns: u64,
+    pub finished_ns: u64,
+    pub jobs: u32,
+    pub reserved: u32,
+}
+
+/// The answer to one job.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C)]
+pub struct AnswerEntry {
+    pub run: u64,
+    /// Bytes written to the output slot: the body, or the sentence that explains a failure.
+    pub output_bytes: u64,
+    pub prepare_ns: u64,
+    pub infer_ns: u64,
+    pub interpret_ns: u64,
+    pub shape: [u32; 6],
+    /// Code of the [`sensorium_wire::Reason`]; 0 = a result.
+    pub reason: u8,
+    pub body: u8,
+    pub dtype: u8,
+    pub rank: u8,
+    pub reserved: u32,
+}
+
+/// Writes a packet: head, then entries.
+pub fn put_packet<H: Pod, E: Pod>(out: &mut Vec<u8>, head: &H, entries: impl IntoIterator<Item = E>) {
+    out.clear();
+    out.extend_from_slice(bytemuck::bytes_of(head));
+    for entry in entries {
+        out.extend_from_slice(bytemuck::bytes_of(&entry));
+    }
+}
+
+/// Reads a packet's head and gives an iterator over its entries; `None` when the length does not fit `count(head)`
+/// entries or there are more than [`BATCH_JOBS_MAX`].
+pub fn read_packet<H: Pod, E: Pod>(
+    packet: &[u8],
+    count: impl Fn(&H) -> u32,
+) -> Option<(H, impl ExactSizeIterator<Item = E> + '_)> {
+    let (head, rest) = packet.split_at_checked(size_of::<H>())?;
+    let head: H = bytemuck::pod_read_unaligned(head);
+    let jobs = usize::try_from(count(&head)).ok()?;
+    if jobs == 0 || jobs > BATCH_JOBS_MAX || rest.len() != jobs * size_of::<E>() {
+        return None;
+    }
+    Some((head, rest.chunks_exact(size_of::<E>()).map(bytemuck::pod_read_unaligned)))
+}
+
+/// What a worker is to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerSetup {
+    /// For example `cpu:0`.
+    pub device: String,
+    pub kind: DeviceKind,
+    /// Cores to stay on; empty = any.
+    pub cpus: Vec<u32>,
+    /// Added to the process's niceness, so that the node's network threads come first.
+    pub nice: i32,
+    pub onnxruntime: PathBuf,
+    pub repositories: Vec<PathBuf>,
+    pub weights: PathBuf,
+    pub slab_bytes: u64,
+    pub lanes: Vec<LaneSetup>,
+    pub injection: Option<Injection>,
+}
+
+/// One lane and the models that it keeps ready, in the order of their indices.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LaneSetup {
+    pub modality: Modality,
+    pub models: Vec<String>,
+}
+
+/// What a worker says once, when it is ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerReport {
+    pub lanes: Vec<LaneReport>,
+}
+
+/// A lane's models, in the order of the setup.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LaneReport {
+    pub modality: Modality,
+    pub models: Vec<ModelReport>,
+}
+
+/// How loading a model went.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelReport {
+    pub name: String,
+    pub version: u32,
+    pub load_ms: u64,
+    /// Measured service times and memory, or why it could not be loaded.
+    pub outcome: Result<ServiceProfile, String>,
+}
+
+/// Faults put in on purpose, for tests: `[inject]` in the node's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Injection {
+    /// Stage that is made slower.
+    pub delay_stage: Option<Stage>,
+    /// By how much, in microseconds.
+    pub delay_us: u64,
+    /// A worker exits at once when it is given a payload that starts with these bytes.
+    pub exit_on_prefix: Option<String>,
+    /// A worker stops answering when it is given a payload that starts with these bytes.
+    pub hang_on_prefix: Option<String>,
+    /// A worker answers with a packet of random bytes when it is given a payload that starts with these bytes.
+    pub nonsense_on_prefix: Option<String>,
+}
+
+impl Injection {
+    /// Sleeps if `stage` is the one to delay. Called inside the stage's own measurement.
+    pub fn pause(&self, stage: Stage) {
+        if self.delay_stage == Some(stage) {
+            std::thread::sleep(std::time::Duration::from_micros(self.delay_us));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packets_survive_a_round_trip_and_wrong_lengths_do_not() {
+        let head = BatchHead { batch: 7, sent_ns: 9, model: 1, jobs: 2 };
+        let entries = [JobEntry { run: 1, ..Default::default() }, JobEntry { run: 2, ..Default::default() }];
+        let mut packet = Vec::new();
+        put_packet(&mut packet, &head, entries);
+        let (read, jobs) = read_packet::<BatchHead, JobEntry>(&packet, |head| head.jobs).unwrap();
+        assert_eq!((read.batch, read.sent_ns, read.model), (7, 9, 1));
+        assert_eq!(jobs.map(|job| job.run).collect::<Vec<_>>(), [1, 2]);
+        for end in 0..packet.len() {
+            assert!(read_packet::<BatchHead, JobEntry>(&packet[..end], |head| head.jobs).is_none(), "{end}");
+        }
+        let many = BatchHead { jobs: 65, ..head };
+        put_packet(&mut packet, &many, vec![JobEntry::default(); 65]);
+        assert!(read_packet::<BatchHead, JobEntry>(&packet, |head| head.jobs).is_none());
+    }
+}

@@ -1,0 +1,250 @@
+//! Model packages on a disk: found, refused with a reason, verified, checked against signatures.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use sensorium_models::manifest::FileRole;
+use sensorium_models::{ModelError, ModelPackage, Repository, Signature, TensorSpec};
+use sensorium_wire::tensor::Dtype;
+use tempfile::TempDir;
+
+/// SHA-256 of `abc`, from FIPS 180-2.
+const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+fn detector(name: &str) -> String {
+    format!(
+        r#"
+name = "{name}"
+version = 3
+modality = "visual"
+description = "Objects in an image"
+source = "made up"
+licence = "MIT"
+
+[[file]]
+role = "network"
+path = "net.onnx"
+sha256 = "{ABC}"
+
+[[file]]
+role = "labels"
+path = "labels.txt"
+sha256 = "{ABC}"
+
+[placement]
+devices = ["cpu"]
+batch_max = 4
+
+[[input]]
+name = "pixels"
+dtype = "f32"
+shape = ["N", 3, 64, 96]
+
+[[output]]
+name = "rows"
+dtype = "f32"
+shape = ["N", 100, 6]
+
+[prepare]
+step = "image"
+width = 96
+height = 64
+channels = "rgb"
+layout = "nchw"
+mean = [0.0, 0.0, 0.0]
+std = [1.0, 1.0, 1.0]
+
+[interpret]
+step = "detection_rows"
+score_min = 0.3
+iou_max = 0.6
+detections_max = 100
+"#
+    )
+}
+
+struct Disk {
+    root: TempDir,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let root = TempDir::new().unwrap();
+        fs::create_dir_all(root.path().join("models")).unwrap();
+        fs::create_dir_all(root.path().join("weights")).unwrap();
+        Self { root }
+    }
+
+    fn models(&self) -> PathBuf {
+        self.root.path().join("models")
+    }
+
+    fn put(&self, path: &str, text: &str) {
+        let path = self.root.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn open(&self) -> Repository {
+        Repository::open(&[self.models()], &self.root.path().join("weights")).unwrap()
+    }
+
+    fn package(&self, manifest: &str) -> Result<ModelPackage, ModelError> {
+        self.put("models/one/model.toml", manifest);
+        ModelPackage::open(&self.models().join("one"), &self.root.path().join("weights"))
+    }
+}
+
+#[test]
+fn a_broken_model_does_not_hide_the_others() {
+    let disk = Disk::new();
+    disk.put("models/good/model.toml", &detector("good"));
+    disk.put("models/other/model.toml", &detector("renamed"));
+    disk.put("models/spoilt/model.toml", "name = ");
+    disk.put("models/notes/readme.txt", "not a model");
+    let repository = disk.open();
+    assert_eq!(repository.models.keys().collect::<Vec<_>>(), ["good"]);
+    let broken: Vec<_> = repository.broken.iter().map(|(name, error)| (name.as_str(), error.to_string())).collect();
+    assert_eq!(broken.len(), 2);
+    assert!(broken[0].0 == "other" && broken[0].1.ends_with("name: renamed differs from the folder's name"));
+    assert!(broken[1].0 == "spoilt" && broken[1].1.contains("not valid TOML"), "{broken:?}");
+}
+
+#[test]
+fn the_first_of_two_folders_wins_and_the_second_is_reported() {
+    let disk = Disk::new();
+    disk.put("models/one/model.toml", &detector("one"));
+    disk.put("more/one/model.toml", &detector("one"));
+    let dirs = [disk.root.path().join("more"), disk.models()];
+    let repository = Repository::open(&dirs, Path::new("weights")).unwrap();
+    assert!(repository.models["one"].folder.starts_with(&dirs[0]));
+    assert!(matches!(&repository.broken[..], [(_, ModelError::Duplicate { .. })]));
+    assert!(matches!(Repository::open(&[disk.root.path().join("none")], Path::new("")), Err(ModelError::Read { .. })));
+}
+
+#[test]
+fn files_are_found_beside_the_manifest_then_among_the_weights() {
+    let disk = Disk::new();
+    disk.put("models/one/labels.txt", "abc");
+    let package = disk.package(&detector("one")).unwrap();
+    let error = package.verify().unwrap_err().to_string();
+    assert!(error.contains("weights/one/net.onnx: the network file is not there; run ops/setup"), "{error}");
+
+    disk.put("weights/one/net.onnx", "abc");
+    disk.put("weights/one/labels.txt", "not this one");
+    let package = disk.package(&detector("one")).unwrap();
+    package.verify().unwrap();
+    assert!(package.file(FileRole::Labels).unwrap().starts_with(disk.models()));
+    assert_eq!(package.labels().unwrap(), ["abc"]);
+
+    disk.put("weights/one/net.onnx", "abd");
+    let error = package.verify().unwrap_err();
+    assert!(matches!(&error, ModelError::Digest { expected, actual, .. } if expected == ABC && actual != ABC), "{error}");
+    assert!(matches!(package.file(FileRole::Tokenizer), Err(ModelError::NoSuchFile { .. })));
+}
+
+#[test]
+fn rules_that_types_do_not_hold() {
+    let disk = Disk::new();
+    let good = detector("one");
+    for (from, to, field) in [
+        ("name = \"one\"", "name = \"One\"", "name: \"One\"; expected 1 to 31 of"),
+        ("version = 3", "version = 0", "version: 0; expected 1 to"),
+        ("licence = \"MIT\"", "licence = \"\"", "licence: 0 bytes"),
+        ("path = \"net.onnx\"", "path = \"../net.onnx\"", "file[0].path: \"../net.onnx\"; expected a plain"),
+        ("path = \"net.onnx\"", "path = \"/net.onnx\"", "file[0].path"),
+        ("path = \"net.onnx\"", "path = \"..\"", "file[0].path"),
+        ("path = \"net.onnx\"", "path = \"a\\\\b\"", "file[0].path"),
+        ("path = \"labels.txt\"", "path = \"net.onnx\"", "file[1].path: net.onnx is listed twice"),
+        (ABC, &ABC.to_uppercase(), "file[0].sha256"),
+        ("role = \"labels\"", "role = \"tokenizer\"", "file: no labels file; interpret step detection_rows needs one"),
+        ("role = \"labels\"", "role = \"encoder\"", "file: no labels file"),
+        ("devices = [\"cpu\"]", "devices = []", "placement.devices"),
+        ("batch_max = 4", "batch_max = 65", "placement.batch_max: 65; expected 1 to 64"),
+        ("batch_max = 4", "run_ms_max = 0", "placement.run_ms_max: 0; expected 1 to 600000"),
+        ("batch_max = 4", "output_bytes_max = 33554433", "placement.output_bytes_max"),
+        ("shape = [\"N\", 3, 64, 96]", "shape = [1, 3, 64, 96]", "placement.batch_max: 4; the first dimension of input"),
+        ("shape = [\"N\", 3, 64, 96]", "shape = [\"N\", 64, 96, 3]", "input[0].shape: the prepare step makes [N, 3, 64, 96]"),
+        ("shape = [\"N\", 100, 6]", "shape = [\"N\", 0, 6]", "output[0].shape: a dimension of 0"),
+        ("name = \"rows\"", "name = \"rows\"\nof = \"decoder\"", "output: none of the network network"),
+        ("width = 96", "width = 0", "prepare.width: 0; expected 1 to 4096"),
+        ("std = [1.0, 1.0, 1.0]", "std = [1.0, 0.0, 1.0]", "prepare.std"),
+        ("score_min = 0.3", "score_min = 1.5", "interpret.score_min: 1.5; expected 0 to 1"),
+        ("iou_max = 0.6", "iou_max = nan", "interpret.iou_max: NaN"),
+        ("detections_max = 100", "detections_max = 5000", "interpret.detections_max: 5000; expected 1 to 4096"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let error = disk.package(&good.replacen(from, to, 1)).unwrap_err().to_string();
+        assert!(error.contains(field), "{to}: {error}");
+    }
+}
+
+#[test]
+fn steps_must_fit_each_other() {
+    let disk = Disk::new();
+    let identity = r#"
+name = "one"
+version = 1
+modality = "fusion"
+description = "Echo"
+source = "none"
+licence = "MIT"
+[prepare]
+step = "tensor"
+[interpret]
+step = "identity"
+"#;
+    disk.package(identity).unwrap().verify().unwrap();
+    let error = disk.package(&identity.replace("\"identity\"", "\"speech\"")).unwrap_err().to_string();
+    assert!(error.contains("prepare.step: tensor; interpret step speech works with windows"), "{error}");
+    let with_file = identity.replace("[prepare]", &format!("[[file]]\nrole = \"labels\"\npath = \"a\"\nsha256 = \"{ABC}\"\n[prepare]"));
+    let error = disk.package(&with_file).unwrap_err().to_string();
+    assert!(error.contains("a labels file; interpret step identity has no use for it"), "{error}");
+}
+
+#[test]
+fn signatures_are_compared_name_type_rank_and_dimensions() {
+    let disk = Disk::new();
+    let package = disk.package(&detector("one")).unwrap();
+    let spec = |name: &str, dtype, dims: &[Option<u32>]| TensorSpec { name: name.to_owned(), dtype, dims: dims.to_vec() };
+    let input = [None, Some(3), Some(64), Some(96)];
+    let output = [None, Some(100), Some(6)];
+    let good = Signature {
+        inputs: vec![spec("pixels", Dtype::F32, &input)],
+        outputs: vec![spec("more", Dtype::I64, &[]), spec("rows", Dtype::F32, &output)],
+    };
+    package.check(FileRole::Network, &good).unwrap();
+    let varying = Signature { inputs: vec![spec("pixels", Dtype::F32, &[None; 4])], ..good.clone() };
+    package.check(FileRole::Network, &varying).unwrap();
+
+    for (inputs, outputs, message) in [
+        (vec![spec("image", Dtype::F32, &input)], None, "input pixels.name: the manifest says pixels, the network in"),
+        (vec![spec("pixels", Dtype::U8, &input)], None, "input pixels.dtype: the manifest says f32"),
+        (vec![spec("pixels", Dtype::F32, &input[..3])], None, "input pixels.shape: the manifest says rank 4 [N,3,64,96]"),
+        (
+            vec![spec("pixels", Dtype::F32, &[None, Some(1), Some(64), Some(96)])],
+            None,
+            "input pixels.shape[1]: the manifest says 3",
+        ),
+        (
+            vec![spec("pixels", Dtype::F32, &[Some(1), Some(3), Some(64), Some(96)])],
+            None,
+            "input pixels.shape[0]: the manifest says N, which varies,",
+        ),
+        (
+            vec![spec("pixels", Dtype::F32, &input), spec("sr", Dtype::I64, &[])],
+            None,
+            "input: the manifest says 1 inputs of network",
+        ),
+        (
+            good.inputs.clone(),
+            Some(vec![spec("rows", Dtype::F32, &[None, Some(50), Some(6)])]),
+            "output rows.shape[1]: the manifest says 100",
+        ),
+    ] {
+        let signature = Signature { inputs, outputs: outputs.unwrap_or_else(|| good.outputs.clone()) };
+        let error = package.check(FileRole::Network, &signature).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+        assert!(error.contains("model.toml") && error.contains("net.onnx"), "{error}");
+    }
+}

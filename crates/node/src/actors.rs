@@ -1,0 +1,20 @@
+//! The actors that own things and restart what fails. Jobs never pass through their mailboxes.
+//!
+//! ```text
+//! node supervisor            stops the node when a part that it cannot do without is beyond repair
+//! ├─ device supervisor
+//! │  └─ device actor         one per device: its worker process, its lanes
+//! ├─ scheduler actor         time for the pure scheduler
+//! ├─ session supervisor
+//! │  └─ session actor        one per session: its source, its streams, its events
+//! ├─ gateway actor           the API endpoint
+//! └─ cluster actor           the cluster endpoint
+//! ```
+
+pub mod device;
+pub mod devices;
+pub mod endpoint;
+pub mod node;
+pub mod scheduler;
+pub mod session;
+pub mod sessions;

@@ -1,0 +1,189 @@
+//! A device actor: owns one device's worker process and its lanes.
+//!
+//! A worker that dies, hangs or talks nonsense is killed, reaped and replaced; only after it has been reaped does the
+//! scheduler hear of it, so that no memory is given out again while a dying process may still write to it.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use sensorium_device::clock::now_ns;
+use sensorium_device::protocol::{WorkerReport, WorkerSetup};
+use sensorium_device::supervise::{WorkerEvent, WorkerSpec, WorkerSupervisor};
+use sensorium_scheduler::DeviceId;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use crate::board::{Board, DeviceState};
+use crate::engine::{Engine, LaneModel};
+use crate::lane_reader;
+use crate::restart::{History, Part, Verdict};
+
+/// How long a dead worker's queued answers may take to be read, in milliseconds.
+const DRAIN_MS_MAX: u64 = 200;
+/// How long a worker may take to load its models, in milliseconds.
+const READY_MS_MAX: u64 = 120_000;
+
+/// See the module.
+pub struct DeviceActor;
+
+#[derive(Clone)]
+pub struct DeviceArgs {
+    pub device: DeviceId,
+    pub engine: Arc<Engine>,
+    pub board: Arc<Board>,
+    /// The binary that is run as a worker, and its arguments.
+    pub program: PathBuf,
+    pub arguments: Vec<String>,
+    pub setup: WorkerSetup,
+    /// Where the lanes' sockets are read: the API thread.
+    pub io: Handle,
+}
+
+/// What a device actor is told.
+pub enum DeviceMessage {
+    /// By its supervising thread.
+    Worker(WorkerEvent),
+    /// By a lane's reader or the scheduler: the worker is not sound. Legal at any time; a dead worker is not killed
+    /// twice.
+    ReplaceWorker {
+        /// Set by who speaks of one certain worker: its successor is not to blame.
+        incarnation: Option<u64>,
+        reason: String,
+    },
+    /// By itself, after a pause: start the next worker.
+    Start,
+}
+
+impl ractor::Message for DeviceMessage {}
+
+pub struct DeviceRun {
+    args: DeviceArgs,
+    supervisor: WorkerSupervisor,
+    incarnation: u64,
+    readers: Vec<JoinHandle<()>>,
+    history: History,
+}
+
+impl DeviceRun {
+    fn start(&mut self) -> Result<(), ActorProcessingErr> {
+        self.incarnation += 1;
+        let spec = WorkerSpec {
+            program: self.args.program.clone(),
+            arguments: self.args.arguments.clone(),
+            setup: self.args.setup.clone(),
+            slab: Arc::clone(&self.args.engine.slab),
+            ready_ms_max: READY_MS_MAX,
+        };
+        self.supervisor.start(self.incarnation, spec).map_err(Into::into)
+    }
+
+    fn ready(&mut self, me: &ActorRef<DeviceMessage>, report: WorkerReport, lanes: Vec<OwnedFd>) {
+        let args = &self.args;
+        let mut broken = Vec::new();
+        for (lane_report, socket) in report.lanes.into_iter().zip(lanes) {
+            let socket = Arc::new(socket);
+            let mut models = Vec::new();
+            for (index, model) in (0_u32..).zip(lane_report.models) {
+                match (model.outcome, args.engine.models.find(&model.name)) {
+                    (Ok(profile), Some(info)) => {
+                        models.push(LaneModel { key: info.key, index, load_ms: model.load_ms, profile });
+                    }
+                    (Ok(_), None) => broken.push((model.name, "not in the node's repository".to_owned())),
+                    (Err(reason), _) => {
+                        tracing::error!(device = args.setup.device, model = model.name, reason, "model not loaded");
+                        broken.push((model.name, reason));
+                    }
+                }
+            }
+            let lane = args.engine.open_lane(
+                args.device,
+                &args.setup.device,
+                lane_report.modality,
+                Arc::clone(&socket),
+                models,
+            );
+            let (engine, me, incarnation) = (Arc::clone(&args.engine), me.clone(), Some(self.incarnation));
+            self.readers.push(args.io.spawn(async move {
+                if let Err(reason) = lane_reader::read(&engine, lane, socket).await {
+                    let _ = me.cast(DeviceMessage::ReplaceWorker { incarnation, reason });
+                }
+            }));
+        }
+        args.board.ready(args.device.0, broken);
+        tracing::info!(device = args.setup.device, "ready");
+    }
+
+    async fn exited(&mut self, me: &ActorRef<DeviceMessage>, reason: &str) {
+        // What the worker answered before it died still counts.
+        for reader in self.readers.drain(..) {
+            let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), reader).await;
+        }
+        self.args.engine.lose_device(self.args.device);
+        let Verdict::RestartAfter { wait_ms } = self.history.failed(now_ns() / 1_000_000) else {
+            return self.args.board.exited(self.args.device.0, DeviceState::Failed, reason);
+        };
+        tracing::warn!(device = self.args.setup.device, reason, wait_ms, "worker gone; starting another");
+        self.args.board.exited(self.args.device.0, DeviceState::Restarting, reason);
+        me.send_after(Duration::from_millis(wait_ms), || DeviceMessage::Start);
+    }
+}
+
+impl Actor for DeviceActor {
+    type Msg = DeviceMessage;
+    type State = DeviceRun;
+    type Arguments = DeviceArgs;
+
+    async fn pre_start(&self, me: ActorRef<DeviceMessage>, args: DeviceArgs) -> Result<DeviceRun, ActorProcessingErr> {
+        let address = me.clone();
+        let supervisor = WorkerSupervisor::launch(&args.setup.device, move |event| {
+            // An actor that is gone has killed its worker in `post_stop`.
+            let _ = address.cast(DeviceMessage::Worker(event));
+        })?;
+        let history = History::new(Part::Worker);
+        let mut run = DeviceRun { args, supervisor, incarnation: 0, readers: Vec::new(), history };
+        run.start()?;
+        Ok(run)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<DeviceMessage>,
+        message: DeviceMessage,
+        run: &mut DeviceRun,
+    ) -> Result<(), ActorProcessingErr> {
+        let device = run.args.device.0;
+        match message {
+            DeviceMessage::Start => run.start()?,
+            DeviceMessage::ReplaceWorker { incarnation: Some(other), .. } if other != run.incarnation => {}
+            DeviceMessage::ReplaceWorker { reason, .. } => {
+                tracing::warn!(device = run.args.setup.device, reason, "replacing the worker");
+                run.args.board.blame(device, &reason);
+                run.supervisor.kill();
+            }
+            DeviceMessage::Worker(WorkerEvent::Spawned { incarnation, pid }) => {
+                if incarnation == run.incarnation {
+                    run.args.board.spawned(device, pid);
+                }
+            }
+            DeviceMessage::Worker(WorkerEvent::Ready { incarnation, report, lanes }) => {
+                if incarnation == run.incarnation {
+                    run.ready(&me, report, lanes);
+                }
+            }
+            DeviceMessage::Worker(WorkerEvent::Exited { incarnation, reason }) => {
+                if incarnation == run.incarnation {
+                    run.exited(&me, &reason).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn post_stop(&self, _me: ActorRef<DeviceMessage>, run: &mut DeviceRun) -> Result<(), ActorProcessingErr> {
+        run.supervisor.kill();
+        Ok(())
+    }
+}

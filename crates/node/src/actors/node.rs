@@ -1,0 +1,142 @@
+//! The node supervisor: the root of the tree.
+//!
+//! Owns the parts that a node cannot do without, restarts them by the table in [`crate::restart`], and asks for the
+//! node to stop when one of them is beyond repair.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use sensorium_device::clock::now_ns;
+use tokio::sync::mpsc;
+
+use super::devices::{DeviceSupervisor, DeviceSupervisorArgs};
+use super::endpoint::{EndpointActor, EndpointArgs};
+use super::scheduler::SchedulerActor;
+use super::sessions::{SessionSupervisor, SessionSupervisorArgs};
+use crate::engine::Engine;
+use crate::restart::{History, Part, Verdict};
+
+/// The root supervisor.
+pub struct NodeSupervisor;
+
+/// What it starts its children with.
+#[derive(Clone)]
+pub struct NodeArgs {
+    pub engine: Arc<Engine>,
+    pub devices: DeviceSupervisorArgs,
+    pub sessions: SessionSupervisorArgs,
+    pub gateway: EndpointArgs,
+    pub cluster: EndpointArgs,
+    /// Told why the node must stop.
+    pub fatal: mpsc::Sender<String>,
+}
+
+/// From the supervisor to itself, after a pause.
+pub enum NodeMessage {
+    Restart(Part),
+}
+
+impl ractor::Message for NodeMessage {}
+
+pub struct NodeState {
+    args: NodeArgs,
+    parts: HashMap<ActorId, Part>,
+    histories: HashMap<&'static str, History>,
+}
+
+impl NodeState {
+    async fn start(&mut self, part: Part, me: ActorCell) -> Result<(), ActorProcessingErr> {
+        let args = self.args.clone();
+        let id = match part {
+            Part::DeviceSupervisor => Actor::spawn_linked(None, DeviceSupervisor, args.devices, me).await?.0.get_id(),
+            Part::Scheduler => Actor::spawn_linked(None, SchedulerActor, args.engine, me).await?.0.get_id(),
+            Part::SessionSupervisor => {
+                Actor::spawn_linked(None, SessionSupervisor, args.sessions, me).await?.0.get_id()
+            }
+            Part::Gateway => Actor::spawn_linked(None, EndpointActor, args.gateway, me).await?.0.get_id(),
+            Part::ClusterListener => Actor::spawn_linked(None, EndpointActor, args.cluster, me).await?.0.get_id(),
+            Part::Worker | Part::DeviceActor | Part::SourceProcess => return Ok(()),
+        };
+        self.parts.insert(id, part);
+        Ok(())
+    }
+
+    async fn failed(&mut self, part: Part, reason: &str, me: &ActorRef<NodeMessage>) {
+        let history = self.histories.entry(name(part)).or_insert_with(|| History::new(part));
+        match history.failed(now_ns() / 1_000_000) {
+            Verdict::RestartAfter { wait_ms } => {
+                tracing::warn!(part = name(part), reason, wait_ms, "failed; restarting");
+                me.send_after(Duration::from_millis(wait_ms), move || NodeMessage::Restart(part));
+            }
+            Verdict::GiveUp => tracing::error!(part = name(part), reason, "failed too often; given up"),
+            Verdict::StopNode => {
+                let reason = format!("{} failed too often: {reason}", name(part));
+                let _ = self.args.fatal.send(reason).await;
+            }
+        }
+    }
+}
+
+fn name(part: Part) -> &'static str {
+    match part {
+        Part::Worker => "worker",
+        Part::DeviceActor => "device actor",
+        Part::DeviceSupervisor => "device supervisor",
+        Part::Scheduler => "scheduler actor",
+        Part::Gateway => "gateway",
+        Part::ClusterListener => "cluster listener",
+        Part::SessionSupervisor => "session supervisor",
+        Part::SourceProcess => "source process",
+    }
+}
+
+impl Actor for NodeSupervisor {
+    type Msg = NodeMessage;
+    type State = NodeState;
+    type Arguments = NodeArgs;
+
+    async fn pre_start(&self, me: ActorRef<NodeMessage>, args: NodeArgs) -> Result<NodeState, ActorProcessingErr> {
+        let mut state = NodeState { args, parts: HashMap::new(), histories: HashMap::new() };
+        for part in
+            [Part::Scheduler, Part::DeviceSupervisor, Part::SessionSupervisor, Part::Gateway, Part::ClusterListener]
+        {
+            state.start(part, me.get_cell()).await?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        me: ActorRef<NodeMessage>,
+        message: NodeMessage,
+        state: &mut NodeState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            NodeMessage::Restart(part) => {
+                if let Err(error) = state.start(part, me.get_cell()).await {
+                    state.failed(part, &error.to_string(), &me).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        me: ActorRef<NodeMessage>,
+        event: SupervisionEvent,
+        state: &mut NodeState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (cell, reason) = match event {
+            SupervisionEvent::ActorFailed(cell, error) => (cell, error.to_string()),
+            SupervisionEvent::ActorTerminated(cell, _, reason) => (cell, reason.unwrap_or_else(|| "stopped".to_owned())),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        if let Some(part) = state.parts.remove(&cell.get_id()) {
+            state.failed(part, &reason, &me).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,114 @@
+//! What is known about the devices, for status pages and for those who must reach a device's actor.
+
+use parking_lot::Mutex;
+use ractor::ActorRef;
+use serde::Serialize;
+
+use crate::actors::device::DeviceMessage;
+
+/// Where a device stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceState {
+    /// Its worker loads models.
+    Starting,
+    Ready,
+    /// Its worker is gone; another is on its way.
+    Restarting,
+    /// Given up.
+    Failed,
+}
+
+/// One device.
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceStatus {
+    pub name: String,
+    pub state: DeviceState,
+    pub worker_pid: Option<u32>,
+    /// Workers replaced since the node started.
+    pub restarts: u64,
+    /// How the last worker ended.
+    pub last_exit: Option<String>,
+    /// Cores that it is kept on; empty = any.
+    pub cpus: Vec<u32>,
+    /// Models that could not be loaded, and why.
+    pub broken_models: Vec<(String, String)>,
+}
+
+struct Entry {
+    status: DeviceStatus,
+    address: Option<ActorRef<DeviceMessage>>,
+    blame: Option<String>,
+}
+
+/// The devices, by number.
+#[derive(Default)]
+pub struct Board {
+    entries: Mutex<Vec<Entry>>,
+}
+
+impl Board {
+    /// Adds a device; its number is the count of those before.
+    pub fn add(&self, name: &str, cpus: Vec<u32>) {
+        let status = DeviceStatus {
+            name: name.to_owned(),
+            state: DeviceState::Starting,
+            worker_pid: None,
+            restarts: 0,
+            last_exit: None,
+            cpus,
+            broken_models: Vec::new(),
+        };
+        self.entries.lock().push(Entry { status, address: None, blame: None });
+    }
+
+    fn with<T>(&self, device: u32, act: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        self.entries.lock().get_mut(device as usize).map(act)
+    }
+
+    pub fn set_address(&self, device: u32, address: ActorRef<DeviceMessage>) {
+        self.with(device, |entry| entry.address = Some(address));
+    }
+
+    /// The actor of a device.
+    pub fn address(&self, device: u32) -> Option<ActorRef<DeviceMessage>> {
+        self.with(device, |entry| entry.address.clone()).flatten()
+    }
+
+    pub fn spawned(&self, device: u32, pid: u32) {
+        self.with(device, |entry| {
+            entry.status.worker_pid = Some(pid);
+            entry.status.state = DeviceState::Starting;
+        });
+    }
+
+    pub fn ready(&self, device: u32, broken_models: Vec<(String, String)>) {
+        self.with(device, |entry| {
+            entry.status.state = DeviceState::Ready;
+            entry.status.broken_models = broken_models;
+        });
+    }
+
+    /// Notes why a worker is about to be killed: a better reason than the signal.
+    pub fn blame(&self, device: u32, reason: &str) {
+        self.with(device, |entry| entry.blame = Some(reason.to_owned()));
+    }
+
+    pub fn exited(&self, device: u32, state: DeviceState, reason: &str) {
+        self.with(device, |entry| {
+            entry.status.state = state;
+            entry.status.worker_pid = None;
+            entry.status.restarts += 1;
+            entry.status.last_exit = Some(entry.blame.take().unwrap_or_else(|| reason.to_owned()));
+        });
+    }
+
+    pub fn devices(&self) -> Vec<DeviceStatus> {
+        self.entries.lock().iter().map(|entry| entry.status.clone()).collect()
+    }
+
+    /// Whether every device has finished its first start (ready or not able to).
+    pub fn settled(&self) -> bool {
+        self.entries.lock().iter().all(|entry| entry.status.state != DeviceState::Starting || entry.status.restarts > 0)
+    }
+}

@@ -1,0 +1,149 @@
+//! A node's configuration. Every option has a default; a node needs no file.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use sensorium_device::protocol::Injection;
+use sensorium_device::slab::{SlabClass, default_classes};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The configuration, as in `sensorium node --config FILE`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// The node's name in receipts and logs. Default: the host's name. At most 32 bytes.
+    pub name: Option<String>,
+    /// UDP address of the API. Default 127.0.0.1:7401; port 0 lets the system choose. Use 0.0.0.0 or [::] to serve
+    /// other machines.
+    pub listen: SocketAddr,
+    /// UDP address for other nodes. Default 127.0.0.1:7402.
+    pub listen_cluster: SocketAddr,
+    /// Names and addresses that development certificates are to be valid for, besides localhost.
+    pub hosts: Vec<String>,
+    /// Folders with models, in order of precedence. Default: the repository that comes with Sensorium.
+    pub models: Vec<PathBuf>,
+    /// Models to load; empty = all.
+    pub load: Vec<String>,
+    /// Size classes of payload memory; see `slab::default_classes`.
+    pub slab: Vec<SlabClass>,
+    /// Jobs that one lane may have queued. Default 4,096. Higher means later refusals under overload.
+    pub queue_jobs_max: usize,
+    /// Added to the workers' niceness, 0 to 19. Default 5: network I/O comes first on a busy CPU.
+    pub worker_nice: u8,
+    /// How long a stopping node waits for accepted work, in milliseconds. Default 30,000.
+    pub drain_ms_max: u64,
+    /// Sessions that may run at once. Default 64; each holds a decoder process.
+    pub sessions_max: usize,
+    /// Faults put in on purpose, for tests.
+    pub inject: Injection,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            listen: SocketAddr::from(([127, 0, 0, 1], 7401)),
+            listen_cluster: SocketAddr::from(([127, 0, 0, 1], 7402)),
+            hosts: Vec::new(),
+            models: Vec::new(),
+            load: Vec::new(),
+            slab: default_classes(),
+            queue_jobs_max: 4096,
+            worker_nice: 5,
+            drain_ms_max: 30_000,
+            sessions_max: 64,
+            inject: Injection::default(),
+        }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("{path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {reason}")]
+    Parse { path: PathBuf, reason: String },
+    #[error("{field}: {reason}")]
+    Value { field: &'static str, reason: String },
+}
+
+impl NodeConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`], with the line, and for an unknown key the nearest known one.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), reason: with_nearest_key(&error.to_string()) })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`], with the field and what was expected.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let wrong = |field, reason: &str| Err(ConfigError::Value { field, reason: reason.to_owned() });
+        if self.name.as_ref().is_some_and(|name| name.is_empty() || name.len() > 32) {
+            return wrong("name", "1 to 32 bytes are expected");
+        }
+        if self.worker_nice > 19 {
+            return wrong("worker_nice", "0 to 19 is expected");
+        }
+        if !(1..=65_536).contains(&self.queue_jobs_max) {
+            return wrong("queue_jobs_max", "1 to 65536 is expected");
+        }
+        if !(1..=4096).contains(&self.sessions_max) {
+            return wrong("sessions_max", "1 to 4096 is expected");
+        }
+        if self.drain_ms_max > 3_600_000 {
+            return wrong("drain_ms_max", "at most 3600000 is expected");
+        }
+        Ok(())
+    }
+}
+
+/// Adds the nearest known key to serde's message about an unknown one.
+fn with_nearest_key(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let (Some(unknown), true) = (quoted.next(), message.contains("unknown field")) else { return message.to_owned() };
+    let nearest = quoted.min_by_key(|known| strsim::damerau_levenshtein(unknown, known));
+    match nearest {
+        Some(known) => format!("{message}\ndid you mean `{known}`?"),
+        None => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<NodeConfig, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        std::fs::write(&path, text).unwrap();
+        NodeConfig::read(&path)
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(read("").unwrap(), NodeConfig::default());
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest_known_one() {
+        let message = read("lisen = \"127.0.0.1:1\"").unwrap_err().to_string();
+        assert!(message.contains("did you mean `listen`?"), "{message}");
+    }
+
+    #[test]
+    fn values_out_of_range_name_the_field() {
+        let message = read("worker_nice = 20").unwrap_err().to_string();
+        assert_eq!(message, "worker_nice: 0 to 19 is expected");
+        assert!(read("listen = \"localhost\"").is_err());
+    }
+}

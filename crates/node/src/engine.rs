@@ -1,0 +1,143 @@
+//! The data path of a node: from an admitted header to the one final answer.
+//!
+//! Who calls: the gateway and sessions submit, lane readers hand in packets, actors open and lose lanes and tick. All of
+//! it runs on the caller's thread under one short lock around the pure scheduler; nothing here waits.
+
+mod admit;
+mod answer;
+mod lanes;
+mod models;
+mod records;
+mod retained;
+mod run;
+mod snapshot;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use parking_lot::Mutex;
+use sensorium_device::clock::now_ns;
+use sensorium_device::protocol::Injection;
+use sensorium_device::slab::Slab;
+use sensorium_scheduler::{Command, Event, LaneId, Scheduler, Settings};
+use sensorium_wire::{JobId, Name, ids::ShortName};
+
+pub use admit::{Admitted, Caller};
+pub use answer::{Delivered, Reply};
+pub use lanes::{LaneLink, LaneModel, Nonsense};
+pub use models::{ModelInfo, ModelTable};
+pub use snapshot::{EngineSnapshot, LaneStatus, LaneModelStatus};
+
+use records::Records;
+use retained::{Known, Retained};
+
+/// Names a principal for the life of the node.
+pub type CallerId = u32;
+
+/// The data path. Shared by all threads of a node.
+pub struct Engine {
+    pub node: ShortName,
+    pub slab: Arc<Slab>,
+    pub models: ModelTable,
+    pub injection: Injection,
+    core: Mutex<Core>,
+    /// Every job in flight and, for a while, every answer given.
+    known: DashMap<(CallerId, JobId), Known>,
+    retained: Mutex<Retained>,
+    callers: DashMap<String, CallerId>,
+    draining: AtomicBool,
+    counters: Counters,
+    on_hung: Box<dyn Fn(u32, String) + Send + Sync>,
+}
+
+/// Outcomes since the node started.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub accepted: AtomicU64,
+    pub results: AtomicU64,
+    pub refused: AtomicU64,
+    pub expired: AtomicU64,
+    pub failed: AtomicU64,
+    pub cancelled: AtomicU64,
+    /// Answers of a run that had been given up.
+    pub stale_answers: AtomicU64,
+}
+
+struct Core {
+    scheduler: Scheduler,
+    commands: Vec<Command>,
+    records: Records,
+    lanes: HashMap<LaneId, LaneLink>,
+    packet: Vec<u8>,
+    next_lane: u32,
+    next_run: u64,
+}
+
+impl Engine {
+    /// `on_hung` is called, with the device's number and a sentence, when a worker must be replaced.
+    pub fn new(
+        node: &str,
+        slab: Arc<Slab>,
+        models: ModelTable,
+        settings: Settings,
+        injection: Injection,
+        on_hung: impl Fn(u32, String) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let mut scheduler = Scheduler::new(settings);
+        let mut commands = Vec::new();
+        for info in models.iter() {
+            let _ = scheduler.handle(now_ns(), Event::ModelAdded { model: info.key }, &mut commands);
+        }
+        let core = Core {
+            scheduler,
+            commands,
+            records: Records::default(),
+            lanes: HashMap::new(),
+            packet: Vec::new(),
+            next_lane: 1,
+            next_run: 1,
+        };
+        Arc::new(Self {
+            node: Name::cut(node),
+            slab,
+            models,
+            injection,
+            core: Mutex::new(core),
+            known: DashMap::new(),
+            retained: Mutex::new(Retained::default()),
+            callers: DashMap::new(),
+            draining: AtomicBool::new(false),
+            counters: Counters::default(),
+            on_hung: Box::new(on_hung),
+        })
+    }
+
+    /// Time passes: expires what is late and notices workers that hang. Called every few milliseconds.
+    pub fn tick(&self) {
+        let mut core = self.core.lock();
+        let _ = self.handle(&mut core, Event::Tick);
+    }
+
+    /// From now on new jobs are refused; accepted ones are still done.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+        let mut core = self.core.lock();
+        let _ = self.handle(&mut core, Event::Drain);
+    }
+
+    /// Jobs that were accepted and not answered yet.
+    pub fn in_flight(&self) -> usize {
+        self.core.lock().records.len()
+    }
+
+    /// The number of a principal, the same for every connection of it.
+    pub fn caller_id(&self, identity: &str) -> CallerId {
+        if let Some(id) = self.callers.get(identity) {
+            return *id;
+        }
+        let next = CallerId::try_from(self.callers.len()).unwrap_or(CallerId::MAX) + 1;
+        *self.callers.entry(identity.to_owned()).or_insert(next)
+    }
+}

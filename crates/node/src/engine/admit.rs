@@ -1,0 +1,213 @@
+//! From a header to a queued job.
+
+use std::sync::atomic::Ordering;
+
+use sensorium_device::clock::now_ns;
+use sensorium_device::slab::{SlabError, Slot};
+use sensorium_scheduler::{Event, Job, JobKey, ModelKey};
+use sensorium_wire::receipt::Stage;
+use sensorium_wire::{JobId, Outcome, Reason, Rejection, Role, SubmitHeader, Urgency};
+
+use super::answer::{Delivered, Reply};
+use super::records::{Record, Times};
+use super::retained::Known;
+use super::{CallerId, Engine};
+
+/// Retry hint when payload memory is exhausted: about one small batch, in microseconds.
+const SLAB_RETRY_AFTER_US: u64 = 20_000;
+
+/// Who submits.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    pub id: CallerId,
+    /// May mark work `critical`.
+    pub critical: bool,
+}
+
+impl Caller {
+    /// What the role says about a principal's submissions.
+    pub fn new(id: CallerId, principal: &sensorium_wire::Principal) -> Self {
+        Self { id, critical: principal.has(Role::Critical) }
+    }
+}
+
+/// A job whose header was accepted: it has memory, and waits for its payload.
+pub struct Admitted {
+    pub header: SubmitHeader,
+    pub input: Slot,
+    pub(super) output: Slot,
+    pub(super) caller: CallerId,
+    pub(super) model: ModelKey,
+    pub(super) input_bytes: u64,
+    pub(super) deadline_ns: u64,
+    pub(super) times: Times,
+}
+
+impl Engine {
+    /// Judges a header before any byte of the payload is taken: limits, rights, model, deadline, prediction, memory.
+    ///
+    /// # Errors
+    /// The rejection to send.
+    pub fn admit(&self, caller: Caller, header: &SubmitHeader, payload_bytes: u64) -> Result<Admitted, Rejection> {
+        let header_ns = now_ns();
+        header.check(payload_bytes)?;
+        if header.urgency == Urgency::Critical && !caller.critical {
+            return Err(Rejection::new(
+                Reason::Forbidden,
+                "urgency critical needs a certificate with the role critical (sensorium ca issue --role critical)",
+            ));
+        }
+        let name = header.model.as_str();
+        let Some(model) = self.models.find(name) else {
+            let hint = self.models.nearest(name).map_or_else(
+                || "sensorium models lists those there are".to_owned(),
+                |nearest| format!("did you mean {nearest:?}?"),
+            );
+            return Err(Rejection::new(Reason::UnknownModel, format!("no model {name:?}; {hint}")));
+        };
+        if header.model_version != 0 && header.model_version != model.version {
+            return Err(Rejection::new(
+                Reason::UnknownModel,
+                format!("no version {} of {name}; the current one is {}", header.model_version, model.version),
+            ));
+        }
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Rejection::new(Reason::ShuttingDown, "the node is stopping"));
+        }
+        let budget_ns = header.budget_us.saturating_mul(1000);
+        let deadline_ns = header_ns.saturating_add(budget_ns);
+        let probe = Job {
+            key: JobKey(u64::MAX),
+            model: model.key,
+            deadline_ns,
+            urgency: header.urgency,
+            payload_bytes,
+        };
+        let refusal = self.core.lock().scheduler.refusal(header_ns, &probe);
+        if let Some((reason, retry_after_us)) = refusal {
+            return Err(Rejection::new(reason, explain(reason, name, header.budget_us)).retry_after_us(retry_after_us));
+        }
+        let output_bytes = match model.output_bytes_max {
+            0 => payload_bytes.max(1024),
+            bytes => u64::from(bytes),
+        };
+        let allocate = |bytes| self.slab.allocate(bytes).map_err(|error| explain_slab(&error));
+        let (input, output) = (allocate(payload_bytes)?, allocate(output_bytes)?);
+        self.injection.pause(Stage::Admit);
+        Ok(Admitted {
+            header: *header,
+            input,
+            output,
+            caller: caller.id,
+            model: model.key,
+            input_bytes: payload_bytes,
+            deadline_ns,
+            times: Times { header_ns, admitted_ns: now_ns(), ..Times::default() },
+        })
+    }
+
+    /// Queues a job whose payload is complete. From here on `reply` gets exactly one final answer.
+    ///
+    /// A job id that is in flight already is not run again: the new reply takes the place of the old one, whose
+    /// connection is taken for lost. One that was answered gets that answer.
+    pub fn submit(&self, admitted: Admitted, reply: Reply) {
+        let Admitted { header, input, output, caller, model, input_bytes, deadline_ns, mut times } = admitted;
+        self.injection.pause(Stage::Receive);
+        times.received_ns = now_ns();
+        let id = (caller, header.job_id);
+        let mut core = self.core.lock();
+        let key = core.records.insert(Record {
+            header,
+            caller,
+            model,
+            input,
+            input_bytes,
+            output,
+            reply: Some(reply),
+            deadline_ns,
+            run: 0,
+            attempt: 0,
+            times: Times { queued_ns: now_ns(), ..times },
+        });
+        if let Some(earlier) = self.claim(id, key) {
+            let record = core.records.remove(key).expect("just inserted");
+            let Some(reply) = record.reply else { return };
+            match earlier {
+                Earlier::InFlight(first) => {
+                    if let Some(record) = core.records.get_mut(first) {
+                        record.reply = Some(reply);
+                    }
+                }
+                Earlier::Answered(answer) => {
+                    drop(core);
+                    self.send(reply, Delivered::from_retained(answer));
+                }
+            }
+            return;
+        }
+        self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        let job =
+            Job { key, model, deadline_ns, urgency: header.urgency, payload_bytes: input_bytes };
+        let _ = self.handle(&mut core, Event::JobArrived(job));
+    }
+
+    /// Answers a job that was not accepted.
+    pub fn refuse(&self, header: &SubmitHeader, reply: Reply, rejection: Rejection) {
+        self.counters.refused.fetch_add(1, Ordering::Relaxed);
+        self.send(reply, Delivered::rejection(header.job_id, Outcome::Refused, rejection, self.node));
+    }
+
+    /// The caller takes a job back. Nothing happens when it is not in flight.
+    pub fn cancel(&self, caller: CallerId, job_id: JobId) {
+        let Some(key) = self.known.get(&(caller, job_id)).and_then(|known| match *known {
+            Known::InFlight(key) => Some(key),
+            Known::Answered(_) => None,
+        }) else {
+            return;
+        };
+        let mut core = self.core.lock();
+        let _ = self.handle(&mut core, Event::JobCancelled { key });
+    }
+
+    fn claim(&self, id: (CallerId, JobId), key: JobKey) -> Option<Earlier> {
+        use dashmap::Entry;
+        match self.known.entry(id) {
+            Entry::Vacant(entry) => {
+                entry.insert(Known::InFlight(key));
+                None
+            }
+            Entry::Occupied(entry) => Some(match entry.get() {
+                Known::InFlight(first) => Earlier::InFlight(*first),
+                Known::Answered(answer) => Earlier::Answered(answer.clone()),
+            }),
+        }
+    }
+}
+
+enum Earlier {
+    InFlight(JobKey),
+    Answered(Box<(sensorium_wire::AnswerHeader, bytes::Bytes)>),
+}
+
+/// A sentence for a refusal of the scheduler.
+pub(super) fn explain(reason: Reason, model: &str, budget_us: u64) -> String {
+    match reason {
+        Reason::DeadlinePassed => "the deadline had passed when the job arrived".to_owned(),
+        Reason::DeadlineUnreachable => {
+            format!("{model} cannot be done within {} ms from now", budget_us / 1000)
+        }
+        Reason::Overloaded => format!("the queue for {model} is full"),
+        Reason::ModelUnavailable => format!("no device runs {model} now; sensorium status says why"),
+        Reason::ShuttingDown => "the node is stopping".to_owned(),
+        other => format!("{model}: {}", other.name()),
+    }
+}
+
+fn explain_slab(error: &SlabError) -> Rejection {
+    match error {
+        SlabError::TooLarge { .. } => Rejection::new(Reason::PayloadTooLarge, error.to_string()),
+        SlabError::Exhausted { .. } | SlabError::Create { .. } | SlabError::Classes => {
+            Rejection::new(Reason::Overloaded, error.to_string()).retry_after_us(SLAB_RETRY_AFTER_US)
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Lanes as the data path sees them: a socket to a worker thread, and the models behind it.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use sensorium_device::clock::now_ns;
+use sensorium_device::protocol::{AnswerEntry, AnswerHead, read_packet};
+use sensorium_models::profile::ServiceProfile;
+use sensorium_scheduler::{BatchId, DeviceId, Event, Handled, JobKey, LaneId, ModelKey, ModelPolicy};
+use sensorium_wire::ids::Name;
+use sensorium_wire::receipt::Stage;
+use sensorium_wire::Modality;
+use thiserror::Error;
+
+use super::Engine;
+
+/// One incarnation of a lane.
+pub struct LaneLink {
+    pub(super) socket: Arc<OwnedFd>,
+    pub(super) device: DeviceId,
+    pub(super) device_name: Name<16>,
+    pub(super) modality: Modality,
+    pub(super) models: Vec<LaneModel>,
+    /// Batches sent and not answered, oldest first.
+    pub(super) committed: VecDeque<SentBatch>,
+}
+
+/// A model that a lane has ready.
+#[derive(Clone, Debug)]
+pub struct LaneModel {
+    pub key: ModelKey,
+    /// Its number in the worker.
+    pub index: u32,
+    pub load_ms: u64,
+    pub profile: ServiceProfile,
+}
+
+pub(super) struct SentBatch {
+    pub(super) batch: BatchId,
+    pub(super) sent_ns: u64,
+    pub(super) jobs: Vec<(JobKey, u64)>,
+}
+
+/// A worker said something that no sound worker says.
+#[derive(Debug, Error)]
+pub enum Nonsense {
+    #[error("a packet of {0} bytes that is no answer")]
+    Packet(usize),
+    #[error("an answer to batch {got}, where batch {expected} is due")]
+    Order { got: u64, expected: u64 },
+    #[error("an answer to {got} jobs of batch {batch}, which has {expected}")]
+    Jobs { batch: u64, got: usize, expected: usize },
+    #[error("run {run} is not of batch {batch}")]
+    Run { batch: u64, run: u64 },
+    #[error("run {run}: {what}")]
+    Answer { run: u64, what: &'static str },
+}
+
+impl Engine {
+    /// A worker's lane is ready: jobs go to it from now on.
+    pub fn open_lane(
+        &self,
+        device: DeviceId,
+        device_name: &str,
+        modality: Modality,
+        socket: Arc<OwnedFd>,
+        models: Vec<LaneModel>,
+    ) -> LaneId {
+        let mut core = self.core.lock();
+        let lane = LaneId(core.next_lane);
+        core.next_lane += 1;
+        let policies = models.iter().filter_map(|model| {
+            let info = self.models.get(model.key)?;
+            let quantile = |pick: fn(&sensorium_models::profile::BatchProfile) -> u64| {
+                model.profile.batches.iter().map(|batch| (batch.jobs, pick(batch))).collect()
+            };
+            let run_ns_max = u64::from(info.run_ms_max) * 1_000_000;
+            let policy =
+                ModelPolicy::new(info.batch_max, run_ns_max, quantile(|batch| batch.total.p50_ns), quantile(|batch| batch.total.p99_ns));
+            Some((model.key, policy))
+        });
+        let policies = policies.collect();
+        let device_name = Name::cut(device_name);
+        let committed = VecDeque::new();
+        core.lanes.insert(lane, LaneLink { socket, device, device_name, modality, models, committed });
+        let _ = self.handle(&mut core, Event::LaneOpened { lane, device, modality, models: policies });
+        lane
+    }
+
+    /// The device's worker is dead and reaped: what it held runs again elsewhere or later.
+    pub fn lose_device(&self, device: DeviceId) {
+        let mut core = self.core.lock();
+        core.lanes.retain(|_, lane| lane.device != device);
+        let _ = self.handle(&mut core, Event::DeviceLost { device });
+    }
+
+    /// A packet came from a lane's worker.
+    ///
+    /// # Errors
+    /// [`Nonsense`]: the worker must be replaced. Packets of lanes that are gone are dropped without a word.
+    pub fn lane_packet(&self, lane: LaneId, packet: &[u8]) -> Result<(), Nonsense> {
+        self.injection.pause(Stage::Collect);
+        let collected_ns = now_ns();
+        let (head, entries) = read_packet::<AnswerHead, AnswerEntry>(packet, |head| head.jobs)
+            .ok_or(Nonsense::Packet(packet.len()))?;
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
+        let Some(link) = core.lanes.get_mut(&lane) else {
+            self.counters.stale_answers.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            return Ok(());
+        };
+        let expected = link.committed.front().map_or(0, |sent| sent.batch.0);
+        if head.batch != expected {
+            return Err(Nonsense::Order { got: head.batch, expected });
+        }
+        let sent = link.committed.front().expect("its number was just read");
+        if entries.len() != sent.jobs.len() {
+            return Err(Nonsense::Jobs { batch: head.batch, got: entries.len(), expected: sent.jobs.len() });
+        }
+        let entries: smallvec::SmallVec<[AnswerEntry; 8]> = entries.collect();
+        for (entry, (key, run)) in entries.iter().zip(&sent.jobs) {
+            if entry.run != *run {
+                return Err(Nonsense::Run { batch: head.batch, run: entry.run });
+            }
+            let capacity = core.records.get_mut(*key).map_or(u64::MAX, |record| record.output.capacity());
+            if let Some(what) = super::run::implausible(&head, entry, capacity, sent.sent_ns, collected_ns) {
+                return Err(Nonsense::Answer { run: entry.run, what });
+            }
+        }
+        let (device_name, modality) = (link.device_name, link.modality);
+        let sent = link.committed.pop_front().expect("its number was just read");
+        let service_ns = head.finished_ns.saturating_sub(head.received_ns);
+        // The scheduler hears first: the worker gets its next batch before the answers of this one are written.
+        let handled = self.handle(core, Event::BatchDone { lane, batch: sent.batch, service_ns });
+        debug_assert_eq!(handled, Handled::Applied);
+        let ran = super::run::Ran { head, sent_ns: sent.sent_ns, collected_ns, device_name, modality, jobs: entries.len() };
+        for (entry, (key, _)) in entries.iter().zip(&sent.jobs) {
+            if let Some(record) = core.records.remove(*key) {
+                self.finish_run(record, entry, &ran);
+            }
+        }
+        Ok(())
+    }
+}

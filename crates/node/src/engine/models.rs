@@ -1,0 +1,65 @@
+//! The models that a node knows, by name and by number.
+
+use std::collections::HashMap;
+
+use sensorium_models::manifest::{Interpret, Manifest};
+use sensorium_scheduler::ModelKey;
+use sensorium_wire::Modality;
+
+/// What the data path needs to know about a model.
+#[derive(Clone, Debug)]
+pub struct ModelInfo {
+    pub key: ModelKey,
+    pub name: String,
+    pub version: u32,
+    pub modality: Modality,
+    pub batch_max: u16,
+    pub run_ms_max: u32,
+    /// 0 = as long as the payload.
+    pub output_bytes_max: u32,
+}
+
+/// All models, fixed while the node runs.
+#[derive(Default)]
+pub struct ModelTable {
+    models: Vec<ModelInfo>,
+    by_name: HashMap<String, usize>,
+}
+
+impl ModelTable {
+    pub fn new<'a>(manifests: impl Iterator<Item = &'a Manifest>) -> Self {
+        let mut table = Self::default();
+        for (number, manifest) in (0_u32..).zip(manifests) {
+            table.by_name.insert(manifest.name.clone(), table.models.len());
+            let echo = matches!(manifest.interpret, Interpret::Identity {});
+            table.models.push(ModelInfo {
+                key: ModelKey(number),
+                name: manifest.name.clone(),
+                version: manifest.version,
+                modality: manifest.modality,
+                batch_max: manifest.placement.batch_max,
+                run_ms_max: manifest.placement.run_ms_max,
+                output_bytes_max: if echo { 0 } else { manifest.placement.output_bytes_max },
+            });
+        }
+        table
+    }
+
+    pub fn find(&self, name: &str) -> Option<&ModelInfo> {
+        self.by_name.get(name).map(|at| &self.models[*at])
+    }
+
+    pub fn get(&self, key: ModelKey) -> Option<&ModelInfo> {
+        self.models.get(key.0 as usize)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &ModelInfo> {
+        self.models.iter()
+    }
+
+    /// The known name nearest to `name`, for error messages.
+    pub fn nearest(&self, name: &str) -> Option<&str> {
+        let ranked = self.models.iter().map(|model| (strsim::damerau_levenshtein(name, &model.name), &model.name));
+        ranked.min().filter(|(distance, _)| *distance <= 3).map(|(_, name)| name.as_str())
+    }
+}

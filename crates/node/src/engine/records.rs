@@ -1,0 +1,81 @@
+//! The jobs that are in flight, found by number in constant time.
+
+use sensorium_device::slab::Slot;
+use sensorium_scheduler::{JobKey, ModelKey};
+use sensorium_wire::SubmitHeader;
+
+use super::CallerId;
+use super::answer::Reply;
+
+/// One job in flight.
+pub(super) struct Record {
+    pub(super) header: SubmitHeader,
+    pub(super) caller: CallerId,
+    pub(super) model: ModelKey,
+    pub(super) input: Slot,
+    pub(super) input_bytes: u64,
+    pub(super) output: Slot,
+    /// `None` once it has been answered (a cancelled job that still runs).
+    pub(super) reply: Option<Reply>,
+    pub(super) deadline_ns: u64,
+    /// The run that counts; answers of any other are stale. 0 = not dispatched.
+    pub(super) run: u64,
+    pub(super) attempt: u32,
+    pub(super) times: Times,
+}
+
+/// Readings of the monotonic clock on the way.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Times {
+    pub(super) header_ns: u64,
+    /// Admission by the header, before the payload; part of the stage `admit`.
+    pub(super) admitted_ns: u64,
+    pub(super) received_ns: u64,
+    pub(super) queued_ns: u64,
+    pub(super) dispatched_ns: u64,
+}
+
+#[derive(Default)]
+pub(super) struct Records {
+    slots: Vec<(u32, Option<Record>)>,
+    free: Vec<u32>,
+    live: usize,
+}
+
+impl Records {
+    pub(super) fn insert(&mut self, record: Record) -> JobKey {
+        self.live += 1;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            u32::try_from(self.slots.len() - 1).expect("jobs in flight are bounded far below 2^32")
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.1 = Some(record);
+        JobKey(u64::from(slot.0) << 32 | u64::from(index))
+    }
+
+    pub(super) fn get_mut(&mut self, key: JobKey) -> Option<&mut Record> {
+        let (generation, index) = split(key);
+        self.slots.get_mut(index).filter(|slot| slot.0 == generation)?.1.as_mut()
+    }
+
+    pub(super) fn remove(&mut self, key: JobKey) -> Option<Record> {
+        let (generation, index) = split(key);
+        let slot = self.slots.get_mut(index).filter(|slot| slot.0 == generation)?;
+        let record = slot.1.take()?;
+        // A number is never used twice, so that a late command cannot hit another job.
+        slot.0 = slot.0.wrapping_add(1);
+        self.free.push(u32::try_from(index).expect("indices are 32 bits"));
+        self.live -= 1;
+        Some(record)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.live
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "takes a 64-bit key apart into its two 32-bit halves")]
+fn split(key: JobKey) -> (u32, usize) {
+    ((key.0 >> 32) as u32, key.0 as u32 as usize)
+}

@@ -1,0 +1,83 @@
+//! The API endpoint: who connects, what they may do, and their frames.
+//!
+//! Runs on a thread of its own with a current_thread runtime, which also reads the lanes' sockets: a job then crosses no
+//! thread between the packet that brought it and the packet that answers it.
+
+mod connection;
+mod stream;
+mod upload;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sensorium_transport::{Listener, Outbox};
+use sensorium_wire::{Principal, session::SessionHeader};
+
+use crate::engine::Engine;
+use upload::Spool;
+
+/// Connections that may be open at once. More are turned away with a reason.
+const CONNECTIONS_MAX: usize = 16_384;
+
+/// Something a client may ask for besides jobs.
+pub trait Desk: Send + Sync {
+    /// The answer to a question (`status`, `models`) as JSON; `None` for a question that is not known.
+    fn answer(&self, question: &str) -> Option<String>;
+    /// Takes over a session whose media file is complete. Events go to `events`, which it finishes.
+    fn open_session(&self, request: SessionRequest);
+}
+
+/// A session that a client wants.
+pub struct SessionRequest {
+    pub header: SessionHeader,
+    pub principal: Principal,
+    pub caller: crate::engine::Caller,
+    pub media: SpoolFile,
+    pub events: Outbox,
+}
+
+/// An uploaded file, deleted when it is dropped.
+pub struct SpoolFile {
+    pub path: PathBuf,
+    pub bytes: u64,
+}
+
+impl Drop for SpoolFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::debug!(path = %self.path.display(), %error, "spool file not deleted");
+        }
+    }
+}
+
+/// What connections share.
+pub struct Gateway {
+    pub engine: Arc<Engine>,
+    pub desk: Arc<dyn Desk>,
+    spool: Spool,
+    connections: AtomicUsize,
+}
+
+impl Gateway {
+    /// `spool` is the folder for uploads.
+    pub fn new(engine: Arc<Engine>, desk: Arc<dyn Desk>, spool: PathBuf) -> Arc<Self> {
+        Arc::new(Self { engine, desk, spool: Spool::new(spool), connections: AtomicUsize::new(0) })
+    }
+
+    /// Accepts connections until the listener is closed.
+    pub async fn serve(self: Arc<Self>, listener: Arc<Listener>) {
+        while let Some(connecting) = listener.accept().await {
+            let gateway = Arc::clone(&self);
+            tokio::spawn(async move {
+                let open = gateway.connections.fetch_add(1, Ordering::Relaxed);
+                connection::serve(&gateway, connecting, open < CONNECTIONS_MAX).await;
+                gateway.connections.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,262 @@
+//! One stream of a connection: frames in, answers out.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use sensorium_transport::{FrameReader, Outbox, Payload, Step};
+use sensorium_wire::codec::{decode_header, decode_submit, put_frame};
+use sensorium_wire::frame::FrameError;
+use sensorium_wire::session::{CancelHeader, SessionHeader};
+use sensorium_wire::{Kind, Prelude, Principal, Reason, Rejection, Role, SubmitHeader, limits};
+
+use super::upload::Upload;
+use super::{Gateway, SessionRequest};
+use crate::engine::{Admitted, Caller, InFlight, Reply};
+
+/// Bytes of answers that may wait for one stream. A client that reads nothing is cut off there.
+const OUTBOX_BYTES_MAX: usize = 192 << 20;
+
+/// The client at the other end.
+pub(super) struct Peer {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) connection: quinn::Connection,
+    pub(super) principal: Principal,
+    pub(super) caller: Caller,
+    pub(super) in_flight: Arc<InFlight>,
+}
+
+/// Where the payload of the current frame goes.
+enum Sink {
+    /// Nowhere: there is none, or the job was refused.
+    Discard,
+    Job { admitted: Box<Admitted>, written: u64, reply: Reply },
+    Question(Vec<u8>),
+    Upload(Box<Upload>),
+}
+
+/// Reads one stream until it ends.
+pub(super) async fn serve(peer: Arc<Peer>, mut send: quinn::SendStream, mut recv: quinn::RecvStream) {
+    let outbox = Outbox::new(OUTBOX_BYTES_MAX);
+    let writing = {
+        let (outbox, connection) = (outbox.clone(), peer.connection.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = outbox.write_to(&mut send) => {}
+                _ = connection.closed() => outbox.close(),
+            }
+        })
+    };
+    let mut stream = Stream { peer, outbox, sink: Sink::Discard, answers_pending: false };
+    match stream.read(&mut recv).await {
+        Ok(()) => {}
+        Err(StreamEnd::Frame(error)) => {
+            stream.fail(&error.to_string());
+            let _ = recv.stop(1_u32.into());
+        }
+        Err(StreamEnd::Stopped) => {
+            let _ = recv.stop(0_u32.into());
+        }
+    }
+    // Streams that carry no jobs (questions, sessions, errors) end by themselves; those that do stay open for answers
+    // until the connection closes.
+    let _ = writing.await;
+}
+
+/// Why reading a stream ends before the client ends it.
+enum StreamEnd {
+    Frame(FrameError),
+    /// We do not want the rest.
+    Stopped,
+}
+
+impl From<FrameError> for StreamEnd {
+    fn from(error: FrameError) -> Self {
+        Self::Frame(error)
+    }
+}
+
+struct Stream {
+    peer: Arc<Peer>,
+    outbox: Outbox,
+    sink: Sink,
+    answers_pending: bool,
+}
+
+impl Stream {
+    async fn read(&mut self, recv: &mut quinn::RecvStream) -> Result<(), StreamEnd> {
+        let mut reader = FrameReader::default();
+        let mut chunks: [Bytes; 64] = std::array::from_fn(|_| Bytes::new());
+        loop {
+            let count = match recv.read_chunks(&mut chunks).await {
+                Ok(Some(count)) => count,
+                // A client that vanishes or ends inside a frame leaves nothing behind: the sink's memory is freed here.
+                Ok(None) | Err(_) => {
+                    self.sink = Sink::Discard;
+                    if !self.answers_pending {
+                        self.outbox.finish();
+                    }
+                    return Ok(());
+                }
+            };
+            for chunk in &mut chunks[..count] {
+                let chunk = std::mem::take(chunk);
+                let mut input = &chunk[..];
+                loop {
+                    match reader.step(&mut input)? {
+                        Step::More => break,
+                        Step::Head(prelude) => self.head(prelude, reader.header()).await?,
+                        Step::Payload(bytes) => self.payload(bytes).await?,
+                        Step::End => self.end().await,
+                    }
+                }
+            }
+        }
+    }
+
+    async fn head(&mut self, prelude: Prelude, header: &[u8]) -> Result<(), StreamEnd> {
+        match prelude.kind {
+            Kind::Submit => self.submit(prelude, &decode_submit(prelude.version, header)?)?,
+            Kind::Cancel => {
+                let cancel: CancelHeader = decode_header(Kind::Cancel, header)?;
+                self.peer.gateway.engine.cancel(self.peer.caller.id, cancel.job_id);
+            }
+            Kind::Query => self.sink = Sink::Question(Vec::new()),
+            Kind::Session => {
+                let header: SessionHeader = decode_header(Kind::Session, header)?;
+                return self.session(header, prelude.payload_bytes).await;
+            }
+            Kind::Grant | Kind::Answer | Kind::Event | Kind::Reply | Kind::Error => {
+                return Err(FrameError::Unexpected(prelude.kind).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Judges a job by its header. A refused large job's payload is not taken: its stream is stopped.
+    fn submit(&mut self, prelude: Prelude, header: &SubmitHeader) -> Result<(), StreamEnd> {
+        let peer = &self.peer;
+        let own_stream = prelude.payload_bytes > limits::COALESCED_PAYLOAD_BYTES_MAX;
+        let in_flight = &peer.in_flight;
+        let jobs = in_flight.jobs.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = in_flight.bytes.fetch_add(prelude.payload_bytes, Ordering::Relaxed) + prelude.payload_bytes;
+        let reply = Reply::Stream {
+            outbox: self.outbox.clone(),
+            correlation: prelude.correlation,
+            own_stream,
+            connection: peer.connection.clone(),
+            credits: Some((Arc::clone(in_flight), prelude.payload_bytes)),
+        };
+        self.answers_pending = true;
+        let engine = &peer.gateway.engine;
+        let admitted = if !peer.principal.has(Role::Submit) {
+            Err(Rejection::new(Reason::Forbidden, "submitting jobs needs a certificate with the role submit"))
+        } else if jobs > limits::JOBS_IN_FLIGHT_MAX || bytes > limits::BYTES_IN_FLIGHT_MAX {
+            Err(Rejection::new(
+                Reason::CreditsExceeded,
+                format!("{jobs} jobs and {bytes} payload bytes in flight on this connection; the grant is smaller"),
+            ))
+        } else {
+            engine.admit(peer.caller, header, prelude.payload_bytes)
+        };
+        match admitted {
+            Ok(admitted) => self.sink = Sink::Job { admitted: Box::new(admitted), written: 0, reply },
+            Err(rejection) => {
+                engine.refuse(header, reply, rejection);
+                self.sink = Sink::Discard;
+                if own_stream {
+                    return Err(StreamEnd::Stopped);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn session(&mut self, header: SessionHeader, bytes: u64) -> Result<(), StreamEnd> {
+        if !self.peer.principal.has(Role::Submit) {
+            self.fail("opening a session needs a certificate with the role submit");
+            return Err(StreamEnd::Stopped);
+        }
+        match self.peer.gateway.spool.open(header, bytes).await {
+            Ok(upload) => {
+                self.sink = Sink::Upload(Box::new(upload));
+                Ok(())
+            }
+            Err(reason) => {
+                self.fail(&reason);
+                Err(StreamEnd::Stopped)
+            }
+        }
+    }
+
+    async fn payload(&mut self, bytes: &[u8]) -> Result<(), StreamEnd> {
+        match &mut self.sink {
+            Sink::Discard => {}
+            Sink::Job { admitted, written, .. } => {
+                // The slot has room for what the prelude announced, and the reader passes no more than that.
+                let fits = admitted.input.write(*written, bytes);
+                debug_assert!(fits);
+                *written += bytes.len() as u64;
+            }
+            Sink::Question(question) => question.extend_from_slice(bytes),
+            Sink::Upload(upload) => {
+                if let Err(reason) = upload.write(bytes).await {
+                    self.sink = Sink::Discard;
+                    self.fail(&reason);
+                    return Err(StreamEnd::Stopped);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self) {
+        let peer = &self.peer;
+        match std::mem::replace(&mut self.sink, Sink::Discard) {
+            Sink::Discard => {}
+            Sink::Job { admitted, reply, .. } => peer.gateway.engine.submit(*admitted, reply),
+            Sink::Question(question) => self.answer(&String::from_utf8_lossy(&question)),
+            Sink::Upload(upload) => match upload.finish().await {
+                Ok((header, media)) => {
+                    self.answers_pending = true;
+                    peer.gateway.desk.open_session(SessionRequest {
+                        header,
+                        principal: peer.principal.clone(),
+                        caller: peer.caller,
+                        media,
+                        events: self.outbox.clone(),
+                    });
+                }
+                Err(reason) => self.fail(&reason),
+            },
+        }
+    }
+
+    fn answer(&self, question: &str) {
+        if !self.peer.principal.has(Role::Operate) {
+            return self.fail("asking for the status needs a certificate with the role operate");
+        }
+        let Some(json) = self.peer.gateway.desk.answer(question) else {
+            return self.fail(&format!("no question {question:?}; status and models are known"));
+        };
+        let _ = self.outbox.push(
+            |out| put_frame(out, Kind::Reply, 1, &[], json.len() as u64),
+            Payload::Shared(json.clone().into()),
+        );
+        self.outbox.finish();
+    }
+
+    /// A typed error on this stream; the connection and its other streams live on.
+    fn fail(&self, reason: &str) {
+        let mut end = reason.len().min(limits::DETAIL_BYTES_MAX);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = &reason.as_bytes()[..end];
+        let _ = self.outbox.push(
+            |out| put_frame(out, Kind::Error, 0, &[], reason.len() as u64),
+            Payload::Copied(reason),
+        );
+        self.outbox.finish();
+    }
+}

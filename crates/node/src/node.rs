@@ -1,0 +1,349 @@
+//! Starting and stopping a node.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ractor::{Actor, ActorRef};
+use sensorium_device::protocol::{LaneSetup, WorkerSetup};
+use sensorium_device::slab::{Slab, SlabError};
+use sensorium_hardware::{HardwareError, Plan, PlanOptions};
+use sensorium_models::manifest::DeviceKind;
+use sensorium_models::repository::Repository;
+use sensorium_models::{ModelError, ModelPackage};
+use sensorium_scheduler::{DeviceId, Settings};
+use sensorium_transport::pki::{self, Bundle};
+use sensorium_transport::{ALPN_API, ALPN_PEER, EndpointError, Listener, Liveness, PkiError};
+use sensorium_wire::Modality;
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::actors::device::{DeviceArgs, DeviceMessage};
+use crate::actors::devices::DeviceSupervisorArgs;
+use crate::actors::endpoint::{EndpointArgs, Serve};
+use crate::actors::node::{NodeArgs, NodeMessage, NodeSupervisor};
+use crate::actors::sessions::SessionSupervisorArgs;
+use crate::board::{Board, DeviceState};
+use crate::config::{ConfigError, NodeConfig};
+use crate::data::{DataDirectory, DataError, DataLock, NodeFile};
+use crate::desk::NodeDesk;
+use crate::engine::{Engine, ModelTable};
+use crate::gateway::Gateway;
+use crate::peers;
+use crate::session::SessionLimits;
+use crate::threads::RuntimeThread;
+
+/// Where a node finds what it needs.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    pub config: NodeConfig,
+    pub data: DataDirectory,
+    /// ONNX Runtime's library.
+    pub onnxruntime: PathBuf,
+    /// Model repositories, in order of precedence.
+    pub repositories: Vec<PathBuf>,
+    /// Where model files are that do not lie beside their manifest.
+    pub weights: PathBuf,
+    /// The binary that is run as a worker, and its arguments.
+    pub program: PathBuf,
+    pub worker_arguments: Vec<String>,
+    pub ffmpeg: PathBuf,
+    /// The node's name where the configuration gives none.
+    pub host_name: String,
+}
+
+/// Why a node cannot start.
+#[derive(Debug, Error)]
+pub enum NodeError {
+    #[error("configuration: {0}")]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error("hardware: {0}")]
+    Hardware(#[from] HardwareError),
+    #[error("payload memory: {0}")]
+    Slab(#[from] SlabError),
+    #[error("models: {0}")]
+    Models(#[from] ModelError),
+    #[error("models: none in {0:?}; give a repository with --models")]
+    NoModels(Vec<PathBuf>),
+    #[error("models: {name:?} in `load` is not in the repository; there are {known}")]
+    UnknownModel { name: String, known: String },
+    #[error("ONNX Runtime: {path} does not exist; run ops/setup or give its library with --onnxruntime")]
+    OnnxRuntime { path: PathBuf },
+    #[error("certificates: {0}")]
+    Pki(#[from] PkiError),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error("starting threads: {0}")]
+    Threads(#[from] io::Error),
+    #[error("starting actors: {0}")]
+    Actors(String),
+}
+
+/// A running node. Dropping it without [`Self::shutdown`] stops it without answering what is in flight.
+pub struct Node {
+    pub file: NodeFile,
+    engine: Arc<Engine>,
+    board: Arc<Board>,
+    desk: Arc<NodeDesk>,
+    listener: Arc<Listener>,
+    cluster_listener: Arc<Listener>,
+    supervisor: ActorRef<NodeMessage>,
+    fatal: mpsc::Receiver<String>,
+    drain_ms_max: u64,
+    // Dropped in this order: actors first, then the threads they use.
+    _control: RuntimeThread,
+    api: RuntimeThread,
+    cluster: RuntimeThread,
+    _media: tokio::runtime::Runtime,
+    _lock: DataLock,
+}
+
+impl Node {
+    /// Starts a node and announces it in its data directory. Its devices go on loading models; see
+    /// [`Self::readiness`].
+    ///
+    /// # Errors
+    /// [`NodeError`], in words that say what to do.
+    pub fn start(options: NodeOptions) -> Result<Self, NodeError> {
+        let NodeOptions { config, data, .. } = &options;
+        config.check()?;
+        if !options.onnxruntime.exists() {
+            return Err(NodeError::OnnxRuntime { path: options.onnxruntime.clone() });
+        }
+        let lock = data.lock()?;
+        let bundle = certificates(data, config)?;
+        let packages = load_models(&options)?;
+        let plan = plan_devices()?;
+        for note in &plan.notes {
+            tracing::info!("{note}");
+        }
+
+        let io_cpus: &[u32] = if plan.pinned { &plan.io_cpus } else { &[] };
+        let api = RuntimeThread::start("api", io_cpus.get(..1).unwrap_or_default())?;
+        let cluster = RuntimeThread::start("cluster", io_cpus.last_chunk::<1>().map_or(&[], |last| &last[..]))?;
+        let control = RuntimeThread::start("control", &[])?;
+        let media = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("media")
+            .enable_all()
+            .build()?;
+
+        let slab = Slab::create(&config.slab)?;
+        let board = Arc::new(Board::default());
+        let name = config.name.clone().unwrap_or_else(|| options.host_name.clone());
+        let settings = Settings { queue_jobs_max: config.queue_jobs_max, restart_wait_ns: 30_000_000_000 };
+        let models = ModelTable::new(packages.iter().map(|package| &package.manifest));
+        let hung_board = Arc::clone(&board);
+        let engine = Engine::new(&name, slab, models, settings, config.inject.clone(), move |device, reason| {
+            if let Some(actor) = hung_board.address(device) {
+                let _ = actor.cast(DeviceMessage::ReplaceWorker { incarnation: None, reason });
+            }
+        });
+
+        let (listener, cluster_listener) = {
+            let _api = api.handle().enter();
+            let listener = Listener::bind(config.listen, &bundle, &[ALPN_API], Liveness::API)?;
+            let _cluster = cluster.handle().enter();
+            (listener, Listener::bind(config.listen_cluster, &bundle, &[ALPN_PEER], Liveness::PEER)?)
+        };
+        let (listener, cluster_listener) = (Arc::new(listener), Arc::new(cluster_listener));
+        let file = NodeFile {
+            name,
+            pid: std::process::id(),
+            api: listener.address()?,
+            cluster: cluster_listener.address()?,
+        };
+
+        let mut devices = Vec::new();
+        for (number, device) in (0_u32..).zip(&plan.devices) {
+            let cpus = if plan.pinned { device.cpus.clone() } else { Vec::new() };
+            board.add(&device.name, cpus.clone());
+            devices.push(DeviceArgs {
+                device: DeviceId(number),
+                engine: Arc::clone(&engine),
+                board: Arc::clone(&board),
+                program: options.program.clone(),
+                arguments: options.worker_arguments.clone(),
+                setup: worker_setup(&options, &packages, &engine, &device.name, cpus),
+                io: api.handle().clone(),
+            });
+        }
+        let limits = SessionLimits { sessions_max: config.sessions_max, ffmpeg: options.ffmpeg.clone() };
+        let desk = NodeDesk::new(file.clone(), Arc::clone(&engine), Arc::clone(&board), &packages);
+        let gateway = Gateway::new(Arc::clone(&engine), Arc::clone(&desk) as Arc<_>, data.spool());
+        let (fatal_sender, fatal) = mpsc::channel(1);
+        let args = NodeArgs {
+            engine: Arc::clone(&engine),
+            devices: DeviceSupervisorArgs { devices },
+            sessions: SessionSupervisorArgs {
+                engine: Arc::clone(&engine),
+                media: media.handle().clone(),
+                limits,
+                desk: Arc::clone(&desk),
+            },
+            gateway: endpoint(&api, &listener, move |listener| Box::pin(Arc::clone(&gateway).serve(listener))),
+            cluster: endpoint(&cluster, &cluster_listener, |listener| Box::pin(peers::serve(listener))),
+            fatal: fatal_sender,
+        };
+        let (supervisor, _) = control
+            .handle()
+            .block_on(Actor::spawn(None, NodeSupervisor, args))
+            .map_err(|error| NodeError::Actors(error.to_string()))?;
+        data.announce(&file)?;
+        Ok(Self {
+            file,
+            engine,
+            board,
+            desk,
+            listener,
+            cluster_listener,
+            supervisor,
+            fatal,
+            drain_ms_max: config.drain_ms_max,
+            _control: control,
+            api,
+            cluster,
+            _media: media,
+            _lock: lock,
+        })
+    }
+
+    /// Whether every device has loaded what it can; `None` while some are still loading for the first time.
+    /// `Some(Err)` says what went wrong when no device became ready.
+    pub fn readiness(&self) -> Option<Result<(), String>> {
+        if !self.board.settled() {
+            return None;
+        }
+        let devices = self.board.devices();
+        if devices.iter().any(|device| device.state == DeviceState::Ready) {
+            return Some(Ok(()));
+        }
+        let reasons: Vec<_> = devices
+            .iter()
+            .map(|device| format!("{}: {}", device.name, device.last_exit.as_deref().unwrap_or("not ready")))
+            .collect();
+        Some(Err(reasons.join("; ")))
+    }
+
+    /// Waits until something happens that a node cannot recover from; gives the reason.
+    pub async fn wait_for_fatal(&mut self) -> String {
+        match self.fatal.recv().await {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Refuses new work, answers what was accepted, and stops. Returns how many jobs were left when time was up.
+    pub fn shutdown(self) -> usize {
+        self.engine.drain();
+        self.listener.refuse_new();
+        self.desk.stop_sessions();
+        let began = Instant::now();
+        while (self.engine.in_flight() > 0 || self.desk.sessions() > 0)
+            && began.elapsed() < Duration::from_millis(self.drain_ms_max)
+        {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let left = self.engine.in_flight();
+        // The answers are in the connections' buffers: closing right away would throw them away.
+        std::thread::sleep(Duration::from_millis(50));
+        self.api.handle().block_on(self.listener.close("the node stopped"));
+        self.cluster.handle().block_on(self.cluster_listener.close("the node stopped"));
+        self.supervisor.stop(None);
+        left
+    }
+}
+
+fn endpoint(
+    thread: &RuntimeThread,
+    listener: &Arc<Listener>,
+    serve: impl Fn(Arc<Listener>) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync + 'static,
+) -> EndpointArgs {
+    let listener = Arc::clone(listener);
+    let serve: Serve = Arc::new(move || serve(Arc::clone(&listener)));
+    EndpointArgs { runtime: thread.handle().clone(), serve }
+}
+
+/// The node's certificates: those that were put into the data directory, or development ones.
+fn certificates(data: &DataDirectory, config: &NodeConfig) -> Result<Bundle, PkiError> {
+    let folder = data.certificates();
+    let given = folder.join("node");
+    if given.join("cert.pem").exists() && !folder.join("ca").exists() {
+        return Bundle::read(&given);
+    }
+    let made = pki::development(&folder, &config.hosts)?;
+    if made.created {
+        tracing::warn!(
+            folder = %folder.display(),
+            "no certificates: made development ones; see sensorium ca for a cluster's own"
+        );
+    }
+    Ok(made.node)
+}
+
+/// Which devices this node runs. GPUs are found and shown by `sensorium hardware`, but only the CPU backend exists yet.
+fn plan_devices() -> Result<Plan, HardwareError> {
+    let mut inventory = sensorium_hardware::probe()?;
+    match &inventory.gpu_note {
+        Some(note) => tracing::info!("{note}"),
+        None => tracing::warn!(gpus = inventory.gpus.len(), "GPUs are not used yet: models run on the CPU"),
+    }
+    inventory.gpus.clear();
+    Ok(sensorium_hardware::plan(&inventory, &PlanOptions::default()))
+}
+
+fn load_models(options: &NodeOptions) -> Result<Vec<ModelPackage>, NodeError> {
+    let repository = Repository::open(&options.repositories, &options.weights)?;
+    for (folder, error) in &repository.broken {
+        tracing::error!(folder, %error, "model not usable");
+    }
+    let wanted = &options.config.load;
+    for name in wanted {
+        if !repository.models.contains_key(name) {
+            let known: Vec<_> = repository.models.keys().map(String::as_str).collect();
+            return Err(NodeError::UnknownModel { name: name.clone(), known: known.join(", ") });
+        }
+    }
+    let packages: Vec<_> = repository
+        .models
+        .into_values()
+        .filter(|package| wanted.is_empty() || wanted.contains(&package.manifest.name))
+        .collect();
+    if packages.is_empty() {
+        return Err(NodeError::NoModels(options.repositories.clone()));
+    }
+    Ok(packages)
+}
+
+fn worker_setup(
+    options: &NodeOptions,
+    packages: &[ModelPackage],
+    engine: &Engine,
+    device: &str,
+    cpus: Vec<u32>,
+) -> WorkerSetup {
+    let lanes = Modality::ALL.map(|modality| LaneSetup {
+        modality,
+        models: packages
+            .iter()
+            .filter(|package| package.manifest.modality == modality)
+            .filter(|package| package.manifest.placement.devices.contains(&DeviceKind::Cpu))
+            .map(|package| package.manifest.name.clone())
+            .collect(),
+    });
+    WorkerSetup {
+        device: device.to_owned(),
+        kind: DeviceKind::Cpu,
+        cpus,
+        nice: i32::from(options.config.worker_nice),
+        onnxruntime: options.onnxruntime.clone(),
+        repositories: options.repositories.clone(),
+        weights: options.weights.clone(),
+        slab_bytes: engine.slab.memory_bytes(),
+        lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
+        injection: Some(options.config.inject.clone()),
+    }
+}

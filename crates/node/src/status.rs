@@ -1,0 +1,20 @@
+//! The node's status as JSON shows it.
+
+use serde::Serialize;
+
+use crate::board::DeviceStatus;
+use crate::engine::EngineSnapshot;
+
+/// Everything that `sensorium status` shows.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeStatus {
+    pub name: String,
+    pub pid: u32,
+    pub version: &'static str,
+    pub api: String,
+    pub cluster: String,
+    pub uptime_ms: u64,
+    pub sessions: usize,
+    pub devices: Vec<DeviceStatus>,
+    pub engine: EngineSnapshot,
+}

@@ -1,0 +1,119 @@
+use sensorium_wire::{Reason, Urgency};
+
+use crate::fixture::{Desk, MS, NEVER};
+use crate::{Command, DeviceId, Event, Handled, Job, JobKey, ModelKey, Settings};
+
+fn refusal(commands: &[Command]) -> (Reason, u64) {
+    match commands {
+        [Command::Refuse { reason, retry_after_us, .. }] => (*reason, *retry_after_us),
+        other => panic!("expected one refusal, not {other:?}"),
+    }
+}
+
+#[test]
+fn models_are_unknown_then_unavailable_then_served() {
+    let mut desk = Desk::new(Settings::default());
+    assert_eq!(refusal(&desk.arrive(1, NEVER)), (Reason::UnknownModel, 0));
+    desk.apply(Event::ModelAdded { model: ModelKey(1) });
+    assert_eq!(refusal(&desk.arrive(1, NEVER)), (Reason::ModelUnavailable, 0));
+    desk.open(1, 1, &[1]);
+    assert!(matches!(desk.arrive(1, NEVER)[..], [Command::Dispatch { .. }]));
+}
+
+#[test]
+fn a_deadline_that_has_passed_is_refused() {
+    let mut desk = Desk::with_one_lane();
+    desk.now_ns = 50;
+    assert_eq!(refusal(&desk.arrive(1, 50)), (Reason::DeadlinePassed, 0));
+}
+
+#[test]
+fn a_deadline_below_the_service_time_is_refused_without_a_hint() {
+    let mut desk = Desk::with_one_lane();
+    assert_eq!(refusal(&desk.arrive(1, 9 * MS)), (Reason::DeadlineUnreachable, 0));
+    assert!(matches!(desk.arrive(2, 10 * MS)[..], [Command::Dispatch { .. }]));
+}
+
+#[test]
+fn the_backlog_counts_and_the_hint_says_how_much_too_late() {
+    let mut desk = Desk::with_one_lane();
+    desk.arrive(1, NEVER);
+    desk.arrive(2, NEVER);
+    // Two batches of 10 ms are committed; the job's own 10 ms make 30.
+    assert_eq!(refusal(&desk.arrive(3, 25 * MS)), (Reason::DeadlineUnreachable, 5_000));
+    assert!(desk.arrive(4, 30 * MS).is_empty());
+    desk.now_ns = 4 * MS;
+    assert!(desk.arrive(5, 32 * MS).is_empty(), "4 ms of the backlog are over and it shares a batch");
+}
+
+#[test]
+fn jobs_that_are_due_later_do_not_count_as_backlog() {
+    let mut desk = Desk::with_one_lane();
+    for key in 0..400 {
+        desk.arrive_for(key, 1, NEVER, Urgency::Batch);
+    }
+    assert!(desk.arrive(1_000, 31 * MS).is_empty(), "two committed batches and its own: accepted and queued");
+}
+
+#[test]
+fn a_full_queue_refuses_with_the_time_until_it_has_drained() {
+    let mut desk = Desk::new(Settings { queue_jobs_max: 4, ..Settings::default() });
+    desk.open(1, 1, &[1]);
+    for key in 0..6 {
+        desk.arrive(key, NEVER);
+    }
+    // Two committed batches of one job and four queued jobs in one batch.
+    assert_eq!(refusal(&desk.arrive(6, NEVER)), (Reason::Overloaded, 36_000));
+    assert_eq!(desk.scheduler.snapshot().lanes[0].queued_jobs, 4);
+}
+
+#[test]
+fn the_lane_that_is_done_first_gets_the_job() {
+    let mut desk = Desk::with_one_lane();
+    desk.open(2, 2, &[1]);
+    for key in 0..4 {
+        desk.arrive(key, NEVER);
+    }
+    let committed: Vec<_> = desk.scheduler.snapshot().lanes.iter().map(|lane| lane.committed_batches).collect();
+    assert_eq!(committed, [2, 2]);
+}
+
+#[test]
+fn draining_refuses_new_jobs_and_ends_the_old_ones() {
+    let mut desk = Desk::with_one_lane();
+    desk.arrive(1, NEVER);
+    desk.apply(Event::Drain);
+    assert_eq!(refusal(&desk.arrive(2, NEVER)), (Reason::ShuttingDown, 0));
+    desk.done(1, 1);
+    assert_eq!(desk.scheduler.snapshot().jobs, 0);
+}
+
+#[test]
+fn while_its_lane_restarts_a_job_waits_up_to_a_bound_and_a_time() {
+    let mut desk = Desk::new(Settings { queue_jobs_max: 1, restart_wait_ns: 100 * MS });
+    desk.open(1, 1, &[1]);
+    desk.lose(1);
+    assert!(desk.arrive(1, NEVER).is_empty());
+    assert_eq!(refusal(&desk.arrive(2, NEVER)), (Reason::Overloaded, 100_000));
+    desk.now_ns = 100 * MS;
+    assert_eq!(refusal(&desk.arrive(3, NEVER)), (Reason::ModelUnavailable, 0));
+    assert_eq!(desk.tick(), [Command::Fail { key: JobKey(1), reason: Reason::ModelUnavailable }]);
+}
+
+#[test]
+fn a_key_in_use_is_a_duplicate_and_changes_nothing() {
+    let mut desk = Desk::with_one_lane();
+    desk.arrive(1, NEVER);
+    let job = Job { key: JobKey(1), model: ModelKey(9), deadline_ns: 0, urgency: Urgency::Batch, payload_bytes: 0 };
+    assert_eq!(desk.send(Event::JobArrived(job)), (Handled::Duplicate, vec![]));
+    desk.done(1, 1);
+    assert_eq!(refusal(&desk.apply(Event::JobArrived(job))).0, Reason::UnknownModel);
+}
+
+#[test]
+fn events_about_nothing_known_are_stale() {
+    let mut desk = Desk::with_one_lane();
+    assert_eq!(desk.send(Event::DeviceLost { device: DeviceId(9) }).0, Handled::Stale);
+    assert_eq!(desk.send(Event::JobCancelled { key: JobKey(9) }).0, Handled::Stale);
+    assert_eq!(desk.send(Event::LaneClosed { lane: crate::LaneId(9) }).0, Handled::Stale);
+}

@@ -1,0 +1,203 @@
+//! QUIC endpoints: sockets, windows and packet sizes.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use thiserror::Error;
+
+use crate::pki::{self, Bundle, PkiError};
+
+/// Clients submit jobs and open sessions.
+pub const ALPN_API: &[u8] = b"sensorium/api/1";
+/// Nodes forward jobs.
+pub const ALPN_PEER: &[u8] = b"sensorium/peer/1";
+/// Nodes run remote actors.
+pub const ALPN_CONTROL: &[u8] = b"sensorium/control/1";
+
+/// Asked of the system for each direction of a socket, in bytes; without the privilege to force it, the system's own
+/// limit holds and bursts lose packets earlier.
+const SOCKET_BUFFER_BYTES: usize = 16 << 20;
+/// What a peer may send on one stream ahead of our reading, in bytes.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// The same for a whole connection.
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// UDP payload on loopback, whose MTU is 64 KiB: ten segments of it stay below what one system call may carry.
+const LOOPBACK_PACKET_BYTES: u16 = 6400;
+/// Bidirectional streams that a peer may have open: its coalesced ones and one per large job.
+const STREAMS_MAX: u32 = 256;
+
+/// How long a connection lives without a word from the other side.
+#[derive(Clone, Copy, Debug)]
+pub struct Liveness {
+    pub idle_ms_max: u32,
+    pub keep_alive_ms: u32,
+}
+
+impl Liveness {
+    /// For clients: survives a moment without a network.
+    pub const API: Self = Self { idle_ms_max: 10_000, keep_alive_ms: 2_000 };
+    /// Between nodes: the failure detector.
+    pub const PEER: Self = Self { idle_ms_max: 1_500, keep_alive_ms: 300 };
+}
+
+/// Why there is no endpoint.
+#[derive(Debug, Error)]
+pub enum EndpointError {
+    #[error("cannot listen on udp {address}: {source}{hint}")]
+    Bind { address: SocketAddr, source: io::Error, hint: &'static str },
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    #[error("TLS configuration: {0}")]
+    Tls(String),
+}
+
+/// A listening endpoint; accept with [`accept`].
+pub struct Listener {
+    endpoint: quinn::Endpoint,
+    near: Arc<quinn::ServerConfig>,
+    far: Arc<quinn::ServerConfig>,
+}
+
+impl Listener {
+    /// Listens on `address` for the protocols `alpn`. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`EndpointError`], with a hint where the port is taken.
+    pub fn bind(
+        address: SocketAddr,
+        bundle: &Bundle,
+        alpn: &[&[u8]],
+        liveness: Liveness,
+    ) -> Result<Self, EndpointError> {
+        let tls = QuicServerConfig::try_from(pki::server_config(bundle, alpn)?)
+            .map_err(|error| EndpointError::Tls(error.to_string()))?;
+        let mut far = quinn::ServerConfig::with_crypto(Arc::new(tls));
+        far.transport_config(transport(liveness, false));
+        let mut near = far.clone();
+        near.transport_config(transport(liveness, true));
+        let endpoint = endpoint(address, Some(far.clone()))?;
+        Ok(Self { endpoint, near: Arc::new(near), far: Arc::new(far) })
+    }
+
+    /// The next connection's handshake, to be awaited by a task of its own; `None` after [`Self::close`].
+    pub async fn accept(&self) -> Option<quinn::Connecting> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            let config = if is_near(incoming.remote_address()) { &self.near } else { &self.far };
+            // An incoming connection that is malformed is dropped without a word, as QUIC prescribes.
+            if let Ok(connecting) = incoming.accept_with(Arc::clone(config)) {
+                return Some(connecting);
+            }
+        }
+    }
+
+    /// The address in use, with the port that the system chose if it was asked to.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Refuses new connections; those that exist go on.
+    pub fn refuse_new(&self) {
+        self.endpoint.set_server_config(None);
+    }
+
+    /// Closes every connection with `reason` and waits until the peers know, for at most a second.
+    pub async fn close(&self, reason: &str) {
+        self.endpoint.close(0_u32.into(), reason.as_bytes());
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+/// A dialling endpoint.
+#[derive(Clone)]
+pub struct Dialer {
+    endpoint: quinn::Endpoint,
+    near: quinn::ClientConfig,
+    far: quinn::ClientConfig,
+}
+
+impl Dialer {
+    /// Prepares to dial for the protocol `alpn`. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// [`EndpointError`].
+    pub fn new(bundle: &Bundle, alpn: &[u8], liveness: Liveness, ipv6: bool) -> Result<Self, EndpointError> {
+        let tls = QuicClientConfig::try_from(pki::client_config(bundle, &[alpn])?)
+            .map_err(|error| EndpointError::Tls(error.to_string()))?;
+        let mut far = quinn::ClientConfig::new(Arc::new(tls));
+        far.transport_config(transport(liveness, false));
+        let mut near = far.clone();
+        near.transport_config(transport(liveness, true));
+        let any: IpAddr = if ipv6 { [0_u16; 8].into() } else { [0_u8; 4].into() };
+        Ok(Self { endpoint: endpoint(SocketAddr::new(any, 0), None)?, near, far })
+    }
+
+    /// Starts the handshake with the node at `address`.
+    ///
+    /// # Errors
+    /// When the address cannot be dialled at all.
+    pub fn dial(&self, address: SocketAddr) -> Result<quinn::Connecting, quinn::ConnectError> {
+        let config = if is_near(address) { self.near.clone() } else { self.far.clone() };
+        self.endpoint.connect_with(config, address, pki::SERVER_NAME)
+    }
+
+    /// Waits, for at most a second, until peers know that the connections are closed.
+    pub async fn settle(&self) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
+    }
+}
+
+fn is_near(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>) -> Result<quinn::Endpoint, EndpointError> {
+    let bind_error = |source: io::Error| {
+        let hint = match source.kind() {
+            io::ErrorKind::AddrInUse => "; another process holds the port: stop it or choose another with --listen",
+            io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+            _ => "",
+        };
+        EndpointError::Bind { address, source, hint }
+    };
+    let socket = UdpSocket::bind(address).map_err(bind_error)?;
+    use rustix::net::sockopt;
+    if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BUFFER_BYTES).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    }
+    if sockopt::set_socket_send_buffer_size_force(&socket, SOCKET_BUFFER_BYTES).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
+    }
+    let mut config = quinn::EndpointConfig::default();
+    config
+        .max_udp_payload_size(LOOPBACK_PACKET_BYTES + 100)
+        .map_err(|error| EndpointError::Tls(format!("packet size: {error}")))?;
+    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind_error)
+}
+
+fn transport(liveness: Liveness, near: bool) -> Arc<quinn::TransportConfig> {
+    let mut config = quinn::TransportConfig::default();
+    config
+        .max_idle_timeout(Some(quinn::VarInt::from_u32(liveness.idle_ms_max).into()))
+        .keep_alive_interval(Some(Duration::from_millis(liveness.keep_alive_ms.into())))
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .receive_window(CONNECTION_WINDOW_BYTES.into())
+        .send_window(u64::from(CONNECTION_WINDOW_BYTES))
+        .max_concurrent_bidi_streams(STREAMS_MAX.into())
+        .max_concurrent_uni_streams(STREAMS_MAX.into());
+    if near {
+        let mut discovery = quinn::MtuDiscoveryConfig::default();
+        discovery.upper_bound(LOOPBACK_PACKET_BYTES);
+        config
+            .initial_mtu(LOOPBACK_PACKET_BYTES)
+            .min_mtu(LOOPBACK_PACKET_BYTES)
+            .mtu_discovery_config(Some(discovery));
+    }
+    Arc::new(config)
+}
