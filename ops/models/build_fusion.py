@@ -120,7 +120,7 @@ SITUATIONS = {
             "person_count_mean": 0.9, "person_count_max": 1.0, "track_speed_mean": 0.3, "track_speed_max": 0.6,
             "sound_crowd": 0.8, "loudness": 0.8,
         },
-        [("crowd", 0.98, 1), ("intensity", 0.9, 1), ("quiet", 0, 0.05)],
+        [("crowd", 0.98, 1), ("intensity", 0.95, 1), ("quiet", 0, 0.05)],
     ),
     "an alarm in an empty room": (
         {"sound_alarm": 0.8, "sound_tone": 0.3, "loudness": 0.7},

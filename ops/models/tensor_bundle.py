@@ -83,8 +83,8 @@ def read_bundle(prefix):
             entry = dict(read_fields(value))
             if not key or entry.get(1) != FLOAT32:
                 continue
-            dimensions = [dict(read_fields(content)) for number, content in read_fields(entry.get(2, b"")) if number == 2]
-            shape = [dimension.get(1, 0) for dimension in dimensions]
+            dimensions = [content for number, content in read_fields(entry.get(2, b"")) if number == 2]
+            shape = [dict(read_fields(dimension)).get(1, 0) for dimension in dimensions]
             start = entry.get(4, 0)
             variables[key.decode()] = np.frombuffer(data[start : start + entry[5]], np.float32).reshape(shape)
     if not variables:

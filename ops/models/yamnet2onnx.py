@@ -173,7 +173,7 @@ def build(variables):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("variables", type=Path, help="path of the variables without .index, as in model/variables/variables")
+    parser.add_argument("variables", type=Path, help="the variables' path without .index")
     parser.add_argument("out", type=Path, help="ONNX file to write")
     arguments = parser.parse_args()
     try:

@@ -5,6 +5,8 @@
 
 use std::time::Instant;
 
+use sensorium_processing::ProcessingError;
+use sensorium_wire::BodyKind;
 use sensorium_wire::codec;
 use sensorium_wire::limits;
 use sensorium_wire::receipt::Stage;
@@ -12,7 +14,6 @@ use sensorium_wire::rejection::{Reason, Rejection};
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
-use sensorium_wire::BodyKind;
 
 mod batch;
 mod identity;
@@ -25,7 +26,7 @@ mod speech;
 mod transcript;
 
 pub use load::{LoadError, load, load_measured};
-pub use profile::profile;
+pub use profile::{profile, warm_up};
 
 /// One job as its executor sees it: the header's fields that matter, and the bytes.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +126,26 @@ fn write(bytes: &[u8], output: &mut [u8]) -> Result<(), Rejection> {
     })?;
     target.copy_from_slice(bytes);
     Ok(())
+}
+
+/// What is wrong with a payload, as the answer to its job.
+fn refused(error: ProcessingError) -> Rejection {
+    let reason = match &error {
+        ProcessingError::ImageBytes { .. } | ProcessingError::PartialFrame { .. } => Reason::InvalidShape,
+        ProcessingError::InputValues { .. } => Reason::Internal,
+        ProcessingError::Output { .. } => Reason::ExecutionFailed,
+        ProcessingError::Empty(_)
+        | ProcessingError::UnknownImage(_)
+        | ProcessingError::Truncated { .. }
+        | ProcessingError::Corrupt { .. }
+        | ProcessingError::Unsupported { .. }
+        | ProcessingError::ImageSize { .. }
+        | ProcessingError::SampleRate { .. }
+        | ProcessingError::Channels { .. }
+        | ProcessingError::TooLong { .. }
+        | ProcessingError::SampleValue { .. } => Reason::InvalidPayload,
+    };
+    Rejection::new(reason, error.to_string())
 }
 
 /// Nanoseconds since `start`.

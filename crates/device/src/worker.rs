@@ -73,7 +73,7 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
     let (reports, lanes_ready) = mpsc::channel();
     let (ended, lane_ended) = mpsc::channel();
     for (number, socket) in sockets.into_iter().enumerate() {
-        let backend = CpuBackend::new(&setup.onnxruntime)?;
+        let backend = CpuBackend::open(&setup.onnxruntime)?;
         spawn_lane(number, socket, Box::new(backend), &setup, &memory, &repository, &reports, &ended)?;
     }
     drop(reports);

@@ -2,9 +2,21 @@
 //!
 //! They need what `ops/setup` fetches; without it they fail and say so.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "executors/backends.rs"]
 mod backends;
 #[path = "executors/cache.rs"]
 mod cache;
+#[path = "executors/harness.rs"]
+mod harness;
+#[path = "executors/loading.rs"]
+mod loading;
+#[path = "executors/media.rs"]
+mod media;
+#[path = "executors/models.rs"]
+mod models;
 #[path = "executors/onnx.rs"]
 mod onnx;
+#[path = "executors/reference.rs"]
+mod reference;

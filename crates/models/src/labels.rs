@@ -43,7 +43,8 @@ pub fn parse(text: &str, csv: bool) -> Result<Vec<String>, (usize, String)> {
         if csv && number == 0 {
             continue;
         }
-        let label = if csv { last_column(line).map_err(|problem| (number + 1, problem))? } else { line.trim().to_owned() };
+        let label =
+            if csv { last_column(line).map_err(|problem| (number + 1, problem))? } else { line.trim().to_owned() };
         if label.is_empty() {
             return Err((number + 1, "an empty label".to_owned()));
         }

@@ -46,8 +46,11 @@ impl Manifest {
     /// [`ModelError`] with file, field and what was expected.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ModelError> {
         let manifest = crate::parse::parse(text, file)?;
-        crate::validate::validate(&manifest)
-            .map_err(|(field, problem)| ModelError::Field { file: file.to_owned(), field, problem })?;
+        crate::validate::validate(&manifest).map_err(|(field, problem)| ModelError::Field {
+            file: file.to_owned(),
+            field,
+            problem,
+        })?;
         Ok(manifest)
     }
 }

@@ -166,15 +166,24 @@ detections_max = 100
     #[test]
     fn wrong_values_name_the_field() {
         let message = error("width = 416", "width = \"416\"");
-        assert!(message.starts_with("m/model.toml: prepare.width: invalid type: string \"416\", expected u32"), "{message}");
+        assert!(
+            message.starts_with("m/model.toml: prepare.width: invalid type: string \"416\", expected u32"),
+            "{message}"
+        );
         let message = error("version = 1", "version = -1");
         assert!(message.starts_with("m/model.toml: version: invalid value: integer `-1`"), "{message}");
         let message = error("mean = [103.53, 116.28, 123.675]", "mean = [1.0, 2.0]");
         assert!(message.starts_with("m/model.toml: prepare.mean: invalid length 2"), "{message}");
         let message = error("dtype = \"f32\"", "dtype = \"float32\"");
-        assert!(message.starts_with("m/model.toml: input[0].dtype: float32 is not known; expected one of u8,"), "{message}");
+        assert!(
+            message.starts_with("m/model.toml: input[0].dtype: float32 is not known; expected one of u8,"),
+            "{message}"
+        );
         let message = error("step = \"image\"", "step = \"imago\"");
-        assert!(message.contains("prepare.step: imago is not known") && message.ends_with("did you mean image?"), "{message}");
+        assert!(
+            message.contains("prepare.step: imago is not known") && message.ends_with("did you mean image?"),
+            "{message}"
+        );
     }
 
     #[test]

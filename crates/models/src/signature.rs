@@ -63,13 +63,18 @@ pub fn check(
             compare(section, entry, specs).map_err(differs)?;
         }
     }
-    let cached = matches!(manifest.interpret, Interpret::Transcript { .. }) && role == FileRole::Decoder;
+    let decoder = matches!(manifest.interpret, Interpret::Transcript { .. }) && role == FileRole::Decoder;
     let listed = |spec: &TensorSpec| manifest.inputs.iter().any(|entry| entry.of == role && entry.name == spec.name);
-    match signature.inputs.iter().find(|spec| !listed(spec) && !(cached && spec.name.starts_with(CACHE_PREFIX))) {
+    let known = |spec: &TensorSpec| listed(spec) || (decoder && spec.name.starts_with(CACHE_PREFIX));
+    match signature.inputs.iter().find(|spec| !known(spec)) {
         None => Ok(()),
         Some(spec) => {
             let count = manifest.inputs.iter().filter(|entry| entry.of == role).count();
-            Err(differs(("input".to_owned(), format!("{count} inputs of {role}"), format!("also {} {spec}", spec.name))))
+            Err(differs((
+                "input".to_owned(),
+                format!("{count} inputs of {role}"),
+                format!("also {} {spec}", spec.name),
+            )))
         }
     }
 }

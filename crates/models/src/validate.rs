@@ -143,7 +143,15 @@ fn interpret(interpret: &Interpret) -> Result<(), Fault> {
             within("interpret.score_min", *score_min, 0.0..=1.0)?;
             within("interpret.classes_max", *classes_max, items)
         }
-        Interpret::Transcript { tokens_per_second_max, tokens_min, layers, heads, head_size, start_token: _, end_token: _ } => {
+        Interpret::Transcript {
+            tokens_per_second_max,
+            tokens_min,
+            layers,
+            heads,
+            head_size,
+            start_token: _,
+            end_token: _,
+        } => {
             within("interpret.tokens_per_second_max", *tokens_per_second_max, 0.1..=100.0)?;
             within("interpret.tokens_min", *tokens_min, 1..=4096)?;
             within("interpret.layers", *layers, 1..=64)?;
@@ -249,7 +257,8 @@ fn tensor(
 
 /// An image step fixes the shape of the first input.
 fn image_input(manifest: &Manifest) -> Result<(), Fault> {
-    let (Prepare::Image { width, height, layout, .. }, Some(input)) = (&manifest.prepare, manifest.inputs.first()) else {
+    let (Prepare::Image { width, height, layout, .. }, Some(input)) = (&manifest.prepare, manifest.inputs.first())
+    else {
         return Ok(());
     };
     let expected = match layout {

@@ -1,5 +1,7 @@
 //! Model packages on a disk: found, refused with a reason, verified, checked against signatures.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -139,7 +141,10 @@ fn files_are_found_beside_the_manifest_then_among_the_weights() {
 
     disk.put("weights/one/net.onnx", "abd");
     let error = package.verify().unwrap_err();
-    assert!(matches!(&error, ModelError::Digest { expected, actual, .. } if expected == ABC && actual != ABC), "{error}");
+    assert!(
+        matches!(&error, ModelError::Digest { expected, actual, .. } if expected == ABC && actual != ABC),
+        "{error}"
+    );
     assert!(matches!(package.file(FileRole::Tokenizer), Err(ModelError::NoSuchFile { .. })));
 }
 
@@ -163,8 +168,16 @@ fn rules_that_types_do_not_hold() {
         ("batch_max = 4", "batch_max = 65", "placement.batch_max: 65; expected 1 to 64"),
         ("batch_max = 4", "run_ms_max = 0", "placement.run_ms_max: 0; expected 1 to 600000"),
         ("batch_max = 4", "output_bytes_max = 33554433", "placement.output_bytes_max"),
-        ("shape = [\"N\", 3, 64, 96]", "shape = [1, 3, 64, 96]", "placement.batch_max: 4; the first dimension of input"),
-        ("shape = [\"N\", 3, 64, 96]", "shape = [\"N\", 64, 96, 3]", "input[0].shape: the prepare step makes [N, 3, 64, 96]"),
+        (
+            "shape = [\"N\", 3, 64, 96]",
+            "shape = [1, 3, 64, 96]",
+            "placement.batch_max: 4; the first dimension of input",
+        ),
+        (
+            "shape = [\"N\", 3, 64, 96]",
+            "shape = [\"N\", 64, 96, 3]",
+            "input[0].shape: the prepare step makes [N, 3, 64, 96]",
+        ),
         ("shape = [\"N\", 100, 6]", "shape = [\"N\", 0, 6]", "output[0].shape: a dimension of 0"),
         ("name = \"rows\"", "name = \"rows\"\nof = \"decoder\"", "output: none of the network network"),
         ("width = 96", "width = 0", "prepare.width: 0; expected 1 to 4096"),
@@ -197,7 +210,8 @@ step = "identity"
     disk.package(identity).unwrap().verify().unwrap();
     let error = disk.package(&identity.replace("\"identity\"", "\"speech\"")).unwrap_err().to_string();
     assert!(error.contains("prepare.step: tensor; interpret step speech works with windows"), "{error}");
-    let with_file = identity.replace("[prepare]", &format!("[[file]]\nrole = \"labels\"\npath = \"a\"\nsha256 = \"{ABC}\"\n[prepare]"));
+    let with_file = identity
+        .replace("[prepare]", &format!("[[file]]\nrole = \"labels\"\npath = \"a\"\nsha256 = \"{ABC}\"\n[prepare]"));
     let error = disk.package(&with_file).unwrap_err().to_string();
     assert!(error.contains("a labels file; interpret step identity has no use for it"), "{error}");
 }
@@ -206,7 +220,8 @@ step = "identity"
 fn signatures_are_compared_name_type_rank_and_dimensions() {
     let disk = Disk::new();
     let package = disk.package(&detector("one")).unwrap();
-    let spec = |name: &str, dtype, dims: &[Option<u32>]| TensorSpec { name: name.to_owned(), dtype, dims: dims.to_vec() };
+    let spec =
+        |name: &str, dtype, dims: &[Option<u32>]| TensorSpec { name: name.to_owned(), dtype, dims: dims.to_vec() };
     let input = [None, Some(3), Some(64), Some(96)];
     let output = [None, Some(100), Some(6)];
     let good = Signature {
@@ -220,7 +235,11 @@ fn signatures_are_compared_name_type_rank_and_dimensions() {
     for (inputs, outputs, message) in [
         (vec![spec("image", Dtype::F32, &input)], None, "input pixels.name: the manifest says pixels, the network in"),
         (vec![spec("pixels", Dtype::U8, &input)], None, "input pixels.dtype: the manifest says f32"),
-        (vec![spec("pixels", Dtype::F32, &input[..3])], None, "input pixels.shape: the manifest says rank 4 [N,3,64,96]"),
+        (
+            vec![spec("pixels", Dtype::F32, &input[..3])],
+            None,
+            "input pixels.shape: the manifest says rank 4 [N,3,64,96]",
+        ),
         (
             vec![spec("pixels", Dtype::F32, &[None, Some(1), Some(64), Some(96)])],
             None,
@@ -246,5 +265,21 @@ fn signatures_are_compared_name_type_rank_and_dimensions() {
         let error = package.check(FileRole::Network, &signature).unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
         assert!(error.contains("model.toml") && error.contains("net.onnx"), "{error}");
+    }
+}
+
+#[test]
+fn the_projects_own_manifests_are_in_order() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster/models");
+    let repository = Repository::open(&[models], Path::new("/nowhere")).unwrap();
+    assert!(repository.broken.is_empty(), "{:?}", repository.broken);
+    assert!(repository.models.len() >= 7);
+    for (name, package) in &repository.models {
+        // Labels lie beside the manifest; weights are fetched.
+        let missing = package.verify().err();
+        assert!(
+            missing.as_ref().is_none_or(|error| matches!(error, ModelError::Missing { .. })),
+            "{name}: {missing:?}"
+        );
     }
 }

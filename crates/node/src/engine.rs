@@ -25,7 +25,7 @@ use sensorium_scheduler::{Command, Event, LaneId, Scheduler, Settings};
 use sensorium_wire::{JobId, Name, ids::ShortName};
 
 pub use admit::{Admitted, Caller};
-pub use answer::{Delivered, Reply};
+pub use answer::{Delivered, InFlight, Reply};
 pub use lanes::{LaneLink, LaneModel, Nonsense};
 pub use models::{ModelInfo, ModelTable};
 pub use snapshot::{EngineSnapshot, LaneStatus, LaneModelStatus};

@@ -12,6 +12,7 @@ use sensorium_hardware::{HardwareError, Plan, PlanOptions};
 use sensorium_models::manifest::DeviceKind;
 use sensorium_models::repository::Repository;
 use sensorium_models::{ModelError, ModelPackage};
+use sensorium_pipelines::EvidenceSpec;
 use sensorium_scheduler::{DeviceId, Settings};
 use sensorium_transport::pki::{self, Bundle};
 use sensorium_transport::{ALPN_API, ALPN_PEER, EndpointError, Listener, Liveness, PkiError};
@@ -70,6 +71,8 @@ pub enum NodeError {
     NoModels(Vec<PathBuf>),
     #[error("models: {name:?} in `load` is not in the repository; there are {known}")]
     UnknownModel { name: String, known: String },
+    #[error("{path}: {reason}")]
+    Evidence { path: PathBuf, reason: String },
     #[error("ONNX Runtime: {path} does not exist; run ops/setup or give its library with --onnxruntime")]
     OnnxRuntime { path: PathBuf },
     #[error("certificates: {0}")]
@@ -171,7 +174,11 @@ impl Node {
                 io: api.handle().clone(),
             });
         }
-        let limits = SessionLimits { sessions_max: config.sessions_max, ffmpeg: options.ffmpeg.clone() };
+        let limits = SessionLimits {
+            sessions_max: config.sessions_max,
+            ffmpeg: options.ffmpeg.clone(),
+            evidence: fusion_evidence(&packages)?,
+        };
         let desk = NodeDesk::new(file.clone(), Arc::clone(&engine), Arc::clone(&board), &packages);
         let gateway = Gateway::new(Arc::clone(&engine), Arc::clone(&desk) as Arc<_>, data.spool());
         let (fatal_sender, fatal) = mpsc::channel(1);
@@ -316,6 +323,16 @@ fn load_models(options: &NodeOptions) -> Result<Vec<ModelPackage>, NodeError> {
         return Err(NodeError::NoModels(options.repositories.clone()));
     }
     Ok(packages)
+}
+
+/// The fusion model's description of its inputs, `evidence.toml` in its folder.
+fn fusion_evidence(packages: &[ModelPackage]) -> Result<Option<Arc<EvidenceSpec>>, NodeError> {
+    let Some(package) = packages.iter().find(|package| package.manifest.name == "fusion") else { return Ok(None) };
+    let path = package.folder.join("evidence.toml");
+    let wrong = |reason: String| NodeError::Evidence { path: path.clone(), reason };
+    let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
+    let spec = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
+    Ok(Some(Arc::new(spec)))
 }
 
 fn worker_setup(

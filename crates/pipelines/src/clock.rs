@@ -38,9 +38,14 @@ pub enum Continuity {
     First,
     Steady,
     /// Nothing was captured between the two session times.
-    Gap { from_ms: u64, to_ms: u64 },
+    Gap {
+        from_ms: u64,
+        to_ms: u64,
+    },
     /// The sensor's clock went back or far ahead by this much; the mapping starts anew.
-    Jump { by_ms: i64 },
+    Jump {
+        by_ms: i64,
+    },
     /// Another clock; the mapping starts anew.
     NewClock,
 }

@@ -83,7 +83,8 @@ mod tests {
 
     #[test]
     fn long_texts_are_broken_between_words() {
-        let text = "and mister john dashwood had then leisure to consider how much there might be prudently in his power";
+        let text =
+            "and mister john dashwood had then leisure to consider how much there might be prudently in his power";
         let out = write_srt(&[caption(0, 1, text)]);
         let lines: Vec<&str> = out.lines().skip(2).filter(|line| !line.is_empty()).collect();
         assert!(lines.len() == 3 && lines.iter().all(|line| line.chars().count() <= LINE_CHARACTERS_MAX), "{lines:?}");

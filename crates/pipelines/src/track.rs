@@ -127,7 +127,10 @@ impl Tracker {
 
     /// Speeds of the confirmed objects that the last update saw, in heights of their box per second.
     pub fn speeds(&self) -> impl Iterator<Item = f32> {
-        self.objects.iter().filter(|object| object.seen && object.id > 0).map(|object| object.motion.speed_heights_per_s())
+        self.objects
+            .iter()
+            .filter(|object| object.seen && object.id > 0)
+            .map(|object| object.motion.speed_heights_per_s())
     }
 
     /// Moves everything to `t_ms` and gives up what was hidden for too long.

@@ -116,13 +116,7 @@ impl Scheduler {
 
     /// The open lane with room that would have the job done first, and how long that takes. Ties go to the lane that
     /// was opened first.
-    pub(crate) fn best_lane(
-        &self,
-        now_ns: u64,
-        model: &Model,
-        job: &Job,
-        entry: &Entry,
-    ) -> Option<(LaneSlot, u64)> {
+    pub(crate) fn best_lane(&self, now_ns: u64, model: &Model, job: &Job, entry: &Entry) -> Option<(LaneSlot, u64)> {
         let with_room = model.lanes.iter().filter_map(|slot| {
             let lane = self.lane(*slot);
             if lane.queued >= self.settings.queue_jobs_max {

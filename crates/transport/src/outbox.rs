@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Payloads up to this size are copied behind their header; larger ones are passed on as they are.
 const COPIED_BYTES_MAX: usize = 16 << 10;
@@ -23,8 +23,14 @@ struct Queue {
 /// A bounded buffer between many writers and one stream. Cheap to clone.
 #[derive(Clone)]
 pub struct Outbox {
-    shared: Arc<(Mutex<Queue>, Notify)>,
+    shared: Arc<Shared>,
     queued_bytes_max: usize,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Notify,
+    ended: watch::Sender<bool>,
 }
 
 /// The other side reads too slowly, or is gone.
@@ -39,7 +45,9 @@ pub enum OutboxError {
 impl Outbox {
     #[must_use]
     pub fn new(queued_bytes_max: usize) -> Self {
-        Self { shared: Arc::new((Mutex::new(Queue::default()), Notify::new())), queued_bytes_max }
+        let shared =
+            Shared { queue: Mutex::new(Queue::default()), changed: Notify::new(), ended: watch::Sender::new(false) };
+        Self { shared: Arc::new(shared), queued_bytes_max }
     }
 
     /// Appends a head (written by `head`) and a payload.
@@ -47,9 +55,8 @@ impl Outbox {
     /// # Errors
     /// [`OutboxError`]; nothing is appended then.
     pub fn push(&self, head: impl FnOnce(&mut BytesMut), payload: Payload<'_>) -> Result<(), OutboxError> {
-        let (queue, notify) = &*self.shared;
         {
-            let mut queue = queue.lock();
+            let mut queue = self.shared.queue.lock();
             if queue.closed || queue.finished {
                 return Err(OutboxError::Closed);
             }
@@ -84,7 +91,7 @@ impl Outbox {
             }
             queue.queued_bytes += added;
         }
-        notify.notify_one();
+        self.shared.changed.notify_one();
         Ok(())
     }
 
@@ -92,33 +99,39 @@ impl Outbox {
     pub async fn wait_for_first(&self) {
         loop {
             {
-                let queue = self.shared.0.lock();
+                let queue = self.shared.queue.lock();
                 if !queue.open.is_empty() || !queue.pieces.is_empty() || queue.finished || queue.closed {
                     return;
                 }
             }
-            self.shared.1.notified().await;
+            self.shared.changed.notified().await;
         }
+    }
+
+    /// Returns when nobody will read what is appended any more.
+    pub async fn wait_for_end(&self) {
+        let _ = self.shared.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     /// Ends the stream after what is queued.
     pub fn finish(&self) {
-        self.shared.0.lock().finished = true;
-        self.shared.1.notify_one();
+        self.shared.queue.lock().finished = true;
+        self.shared.changed.notify_one();
     }
 
     /// Forgets what is queued and refuses more; the writer ends.
     pub fn close(&self) {
-        let mut queue = self.shared.0.lock();
+        let mut queue = self.shared.queue.lock();
         *queue = Queue { closed: true, ..Queue::default() };
         drop(queue);
-        self.shared.1.notify_one();
+        self.shared.changed.notify_one();
+        self.shared.ended.send_replace(true);
     }
 
     /// Bytes that wait to be written.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        self.shared.0.lock().queued_bytes
+        self.shared.queue.lock().queued_bytes
     }
 
     /// Writes what is appended to `stream` until it is finished or closed, or the stream fails. Run by one task.
@@ -126,7 +139,7 @@ impl Outbox {
         loop {
             let (mut pieces, bytes) = match self.take() {
                 Taken::Nothing => {
-                    self.shared.1.notified().await;
+                    self.shared.changed.notified().await;
                     continue;
                 }
                 Taken::Finished => {
@@ -143,13 +156,13 @@ impl Outbox {
                 self.close();
                 return;
             }
-            let mut queue = self.shared.0.lock();
+            let mut queue = self.shared.queue.lock();
             queue.queued_bytes = queue.queued_bytes.saturating_sub(bytes);
         }
     }
 
     fn take(&self) -> Taken {
-        let mut queue = self.shared.0.lock();
+        let mut queue = self.shared.queue.lock();
         if queue.closed {
             return Taken::Closed;
         }

@@ -56,6 +56,8 @@ impl CpuBackend {
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?
+            // A pattern would be kept for every shape that ever came, and a decoder's cache has a new one each step.
+            .with_memory_pattern(false)?
             .commit_from_file(file)
     }
 }
@@ -113,7 +115,10 @@ fn run(session: &mut Session, inputs: &[NamedTensor<'_>], wanted: &[&str]) -> Re
     let selector = wanted.iter().fold(OutputSelector::no_default(), |selector, name| selector.with(*name));
     let options = RunOptions::new()?.with_outputs(selector);
     let outputs = session.run_with_options(values, &options)?;
-    wanted.iter().map(|name| outputs.get(*name).map_or_else(|| Err(missing(name)), |value| tensor(name, value))).collect()
+    wanted
+        .iter()
+        .map(|name| outputs.get(*name).map_or_else(|| Err(missing(name)), |value| tensor(name, value)))
+        .collect()
 }
 
 fn missing(name: &str) -> ort::Error {

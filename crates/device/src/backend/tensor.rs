@@ -105,6 +105,15 @@ impl TensorBuffer {
         }
     }
 
+    /// Appends `len` zeros to an `f32` buffer and gives them to be filled; `None` for other types.
+    #[must_use]
+    pub fn grow_f32(&mut self, len: usize) -> Option<&mut [f32]> {
+        let Self::F32(values) = self else { return None };
+        let start = values.len();
+        values.resize(start + len, 0.0);
+        Some(&mut values[start..])
+    }
+
     /// Drops all but the first `len` elements.
     pub fn truncate(&mut self, len: usize) {
         match self {

@@ -183,12 +183,9 @@ impl Interpretation for TensorInterpretation {
         let taken = &self.taken[job];
         // A job of several rows without a dimension for them (windows of sound) gets one.
         let leading = (taken.opened.batched || taken.rows != 1).then_some(taken.rows);
-        let dims: Option<Vec<u32>> =
-            leading.iter().chain(&taken.dims).map(|dim| u32::try_from(*dim).ok()).collect();
+        let dims: Option<Vec<u32>> = leading.iter().chain(&taken.dims).map(|dim| u32::try_from(*dim).ok()).collect();
         write(&taken.bytes, output)?;
-        dims.and_then(|dims| JobAnswer::tensor(taken.dtype, &dims, taken.bytes.len(), taken.opened.work)).map_or_else(
-            || failed(format!("an output of more than {} dimensions", limits::RANK_MAX)),
-            Ok,
-        )
+        dims.and_then(|dims| JobAnswer::tensor(taken.dtype, &dims, taken.bytes.len(), taken.opened.work))
+            .map_or_else(|| failed(format!("an output of more than {} dimensions", limits::RANK_MAX)), Ok)
     }
 }

@@ -1,10 +1,12 @@
 //! From a model package to an executor: files verified, networks loaded, the manifest checked against them.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 
 use sensorium_models::manifest::{Dim, FileRole, Interpret, Manifest, TensorEntry};
 use sensorium_models::{ModelError, ModelPackage, ServiceProfile};
-use sensorium_processing::tokens::Tokenizer;
+use sensorium_processing::tokens::{TOKENIZER_BYTES_MAX, Tokenizer};
 use thiserror::Error;
 
 use super::batch::{BatchExecutor, Chunk};
@@ -49,7 +51,12 @@ pub fn load(package: &ModelPackage, backend: &dyn Backend) -> Result<Box<dyn Exe
         Interpret::Transcript { .. } => {
             let file = package.file(FileRole::Tokenizer)?;
             let unusable = |problem: String| LoadError::Unfit { file: file.to_owned(), problem };
-            let tokenizer = Tokenizer::read(file).map_err(|error| unusable(error.to_string()))?;
+            // One byte more than is taken: the tokenizer then says what is wrong.
+            let mut bytes = Vec::new();
+            let bytes_max = TOKENIZER_BYTES_MAX as u64 + 1;
+            let read = File::open(file).and_then(|file| file.take(bytes_max).read_to_end(&mut bytes));
+            read.map_err(|error| unusable(error.to_string()))?;
+            let tokenizer = Tokenizer::from_json(&bytes).map_err(|error| unusable(error.to_string()))?;
             let encoder = network(package, backend, FileRole::Encoder)?;
             let decoder = network(package, backend, FileRole::Decoder)?;
             Ok(Box::new(TranscriptExecutor::new(manifest, encoder, decoder, tokenizer).map_err(unfit)?))
@@ -100,7 +107,7 @@ fn interpretation(package: &ModelPackage) -> Result<Box<dyn Interpretation>, Loa
             let labels = package.labels()?;
             let classes = manifest.outputs.first().and_then(|output| output.shape.get(1));
             if classes.is_some_and(|classes| *classes != Dim::Fixed(super::work(labels.len()))) {
-                let shape = manifest.outputs.first().map(|output| shape(output)).unwrap_or_default();
+                let shape = manifest.outputs.first().map(shape).unwrap_or_default();
                 return Err(unfit(format!("output[0].shape [{shape}]; there are {} labels", labels.len())));
             }
             Ok(Box::new(ClassesInterpretation::new(&labels, *score_min, *classes_max)))
@@ -136,11 +143,17 @@ fn batch(
     };
     let data = TensorBuffer::new(input.dtype)
         .ok_or_else(|| format!("input {} is {}, which networks are not fed", input.name, input.dtype.name()))?;
+    // Outputs that nothing reads are not computed.
+    let used = match &manifest.interpret {
+        Interpret::DetectionsDfl { .. } => manifest.outputs.len(),
+        Interpret::Fusion { .. } => 2,
+        _ => 1,
+    };
     Ok(BatchExecutor {
         network,
         manifest_file: package.manifest_file(),
         input: input.name.clone(),
-        outputs: manifest.outputs.iter().map(|output| output.name.clone()).collect(),
+        outputs: manifest.outputs.iter().take(used).map(|output| output.name.clone()).collect(),
         rows_max,
         preparation: preparation::of(&manifest.prepare, &input.name, input.dtype, &input.shape)?,
         interpretation,

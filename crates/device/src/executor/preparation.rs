@@ -1,6 +1,8 @@
 //! The first half of a batch: from payloads to rows of the network's input.
 
 use sensorium_models::manifest::{Dim, Prepare};
+use sensorium_processing::image::SourceGeometry;
+use sensorium_processing::sound::Windows;
 use sensorium_wire::rejection::{Reason, Rejection};
 use sensorium_wire::submit::PayloadKind;
 use sensorium_wire::tensor::{Dtype, tensor_bytes};
@@ -29,9 +31,8 @@ pub(super) trait Preparation: Send {
 pub(super) struct Opened {
     pub(super) rows: usize,
     pub(super) work: u32,
-    /// Of an image.
-    pub(super) width: u32,
-    pub(super) height: u32,
+    /// Where an image's pixels came from.
+    pub(super) source: Option<SourceGeometry>,
     /// Whether the payload named the number of its rows as a dimension of its own.
     pub(super) batched: bool,
 }
@@ -40,30 +41,32 @@ fn invalid<T>(detail: String) -> Result<T, Rejection> {
     Err(Rejection::new(Reason::InvalidPayload, detail))
 }
 
+fn only_f32() -> Rejection {
+    Rejection::new(Reason::Internal, "the input's rows are not f32")
+}
+
 /// Sound in overlapping windows.
 pub(super) struct WindowsPreparation {
     sample_rate_hz: u32,
-    window: usize,
-    hop: usize,
-    context: usize,
+    windows: Windows,
     row_dims: [usize; 1],
     samples: Vec<f32>,
 }
 
 impl WindowsPreparation {
-    /// Most windows of one job: five minutes at a hop of a second.
+    /// Most windows of one job; eight minutes for a model that looks at every half second.
     const ROWS_MAX: usize = 1024;
 
     pub(super) fn new(sample_rate_hz: u32, window: u32, hop: u32, context: u32) -> Self {
-        let [window, hop, context] = [window, hop, context].map(|samples| samples as usize);
-        Self { sample_rate_hz, window, hop, context, row_dims: [context + window], samples: Vec::new() }
+        let windows = Windows { window: window as usize, hop: hop as usize, context: context as usize };
+        Self { sample_rate_hz, windows, row_dims: [windows.values()], samples: Vec::new() }
     }
 }
 
 impl Preparation for WindowsPreparation {
     fn open(&mut self, job: &JobInput<'_>) -> Result<Opened, Rejection> {
         self.samples = sound::samples(job, self.sample_rate_hz)?;
-        let rows = sound::windows(self.samples.len(), self.window, self.hop);
+        let rows = self.windows.count(self.samples.len());
         if rows > Self::ROWS_MAX {
             return invalid(format!(
                 "{} samples at {} Hz make {rows} windows; at most {} are taken",
@@ -80,15 +83,8 @@ impl Preparation for WindowsPreparation {
     }
 
     fn row(&mut self, _job: &JobInput<'_>, row: usize, data: &mut TensorBuffer) -> Result<(), Rejection> {
-        let TensorBuffer::F32(values) = data else { return invalid("sound makes f32 rows".to_owned()) };
-        let start = row * self.hop;
-        // Before the first sample and after the last there is silence.
-        let before = self.context.saturating_sub(start);
-        values.resize(values.len() + before, 0.0);
-        let from = start.saturating_sub(self.context).min(self.samples.len());
-        let to = (start + self.window).min(self.samples.len());
-        values.extend_from_slice(&self.samples[from..to]);
-        values.resize(values.len() + (self.context + self.window - before - (to - from)), 0.0);
+        let values = data.grow_f32(self.windows.values()).ok_or_else(only_f32)?;
+        self.windows.write(&[], &self.samples, row, values);
         Ok(())
     }
 }
@@ -134,7 +130,13 @@ impl Preparation for TensorPreparation {
         if job.payload != PayloadKind::Tensor || job.dtype != self.dtype {
             return Err(Rejection::new(
                 Reason::InvalidShape,
-                format!("{:?} of {}; input {} takes a tensor of {}", job.payload, job.dtype.name(), self.input, self.dtype.name()),
+                format!(
+                    "{:?} of {}; input {} takes a tensor of {}",
+                    job.payload,
+                    job.dtype.name(),
+                    self.input,
+                    self.dtype.name()
+                ),
             ));
         }
         let expected = tensor_bytes(job.dtype, job.dims);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sensorium_models::ModelPackage;
-use sensorium_models::manifest::{Dim, Interpret, Placement, Prepare};
+use sensorium_models::manifest::{Dim, Interpret, Prepare};
 use sensorium_models::profile::{BatchProfile, Quantiles, ServiceProfile};
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
@@ -12,29 +12,29 @@ use super::{Executor, JobInput, JobOutput};
 
 /// Batches that run before anything is measured.
 const WARM_UP_RUNS: u32 = 3;
-/// How long one batch size is measured. It is run once at least, however long that takes.
+/// How long one batch size is measured, unless it takes longer to run it [`RUNS_MIN`] times.
 const MEASURE_MAX: Duration = Duration::from_millis(200);
+/// One run could have been disturbed by anything.
+const RUNS_MIN: usize = 2;
 /// Enough for a median; the tail is learnt while serving.
-const RUNS_MAX: u32 = 200;
+const RUNS_MAX: usize = 200;
 /// Size of the made-up image.
 const IMAGE: [u32; 2] = [480, 640];
 
 /// Runs `executor` on noise: batches of one, then of `batch_max` jobs. `arena_bytes` is left at 0, because only who
 /// loads the model knows the memory before; see [`crate::backend::memory_bytes_now`].
 ///
-/// Images are raw frames of 640 × 480, sound is a second of PCM at the model's rate, tensors are one row.
+/// Images are raw frames of 640 × 480, sound is PCM at the model's rate of a second or as many whole windows as fit one,
+/// tensors are one row.
 ///
 /// # Errors
 /// The rejection of a made-up job: the model cannot serve.
 pub fn profile(executor: &mut dyn Executor, package: &ModelPackage) -> Result<ServiceProfile, String> {
+    let batch_max = package.manifest.placement.batch_max;
     let payload = Payload::of(package);
-    let Placement { batch_max, output_bytes_max, .. } = package.manifest.placement;
-    let output_bytes = if output_bytes_max == 0 { payload.bytes.len() } else { output_bytes_max as usize };
-    let mut room = vec![vec![0; output_bytes]; usize::from(batch_max)];
+    let mut room = payload.room(package, batch_max);
     let mut batches = Vec::new();
-    for _ in 0..WARM_UP_RUNS {
-        run(executor, &payload, &mut room[..1])?;
-    }
+    warm_up(executor, package, WARM_UP_RUNS)?;
     for jobs in [1, batch_max] {
         if batches.last().is_some_and(|last: &BatchProfile| last.jobs == jobs) {
             continue;
@@ -46,14 +46,24 @@ pub fn profile(executor: &mut dyn Executor, package: &ModelPackage) -> Result<Se
         let mut samples = Samples::default();
         let first_ran = first.elapsed();
         let start = Instant::now();
-        while samples.total.is_empty()
-            || (samples.total.len() < RUNS_MAX as usize && start.elapsed() + first_ran < MEASURE_MAX)
+        while samples.total.len() < RUNS_MIN
+            || (samples.total.len() < RUNS_MAX && start.elapsed() + first_ran < MEASURE_MAX)
         {
             samples.push(run(executor, &payload, room)?);
         }
         batches.push(samples.profile(jobs));
     }
     Ok(ServiceProfile { batches, arena_bytes: 0 })
+}
+
+/// Runs `executor` on noise `runs` times, so that its memory is set up: enough for a model whose profile is known.
+///
+/// # Errors
+/// The rejection of a made-up job: the model cannot serve.
+pub fn warm_up(executor: &mut dyn Executor, package: &ModelPackage, runs: u32) -> Result<(), String> {
+    let payload = Payload::of(package);
+    let mut room = payload.room(package, 1);
+    (0..runs).try_for_each(|_| run(executor, &payload, &mut room).map(drop))
 }
 
 /// A payload that the model takes.
@@ -68,13 +78,13 @@ struct Payload {
 impl Payload {
     fn of(package: &ModelPackage) -> Self {
         let mut noise = Noise(0x9e37_79b9_7f4a_7c15);
-        let pcm = |noise: &mut Noise, sample_rate_hz: u32| Self {
+        let pcm = |noise: &mut Noise, sample_rate_hz: u32, samples: u32| Self {
             payload: PayloadKind::Pcm,
             dtype: Dtype::I16,
-            dims: vec![sample_rate_hz, 1],
+            dims: vec![samples, 1],
             sample_rate_hz,
             // A quarter of full scale, like speech.
-            bytes: (0..sample_rate_hz).flat_map(|_| ((noise.next() >> 50).cast_signed() as i16 - 8192).to_le_bytes()).collect(),
+            bytes: (0..samples).flat_map(|_| (noise.sample() >> 2).to_le_bytes()).collect(),
         };
         match &package.manifest.prepare {
             Prepare::Image { .. } => Self {
@@ -84,9 +94,11 @@ impl Payload {
                 sample_rate_hz: 0,
                 bytes: (0..IMAGE[0] * IMAGE[1] * 3).map(|_| noise.byte()).collect(),
             },
-            Prepare::Windows { sample_rate_hz, .. } | Prepare::Utterance { sample_rate_hz, .. } => {
-                pcm(&mut noise, *sample_rate_hz)
+            Prepare::Windows { sample_rate_hz, window_samples, .. } => {
+                let windows = (sample_rate_hz / window_samples).max(1);
+                pcm(&mut noise, *sample_rate_hz, windows * window_samples)
             }
+            Prepare::Utterance { sample_rate_hz, .. } => pcm(&mut noise, *sample_rate_hz, *sample_rate_hz),
             Prepare::Tensor {} => {
                 let input = package.manifest.inputs.first();
                 let dtype = input.map_or(Dtype::U8, |input| input.dtype);
@@ -103,6 +115,15 @@ impl Payload {
                 Self { payload: PayloadKind::Tensor, dtype, dims, sample_rate_hz: 0, bytes }
             }
         }
+    }
+
+    /// Room for the answers of `jobs` jobs.
+    fn room(&self, package: &ModelPackage, jobs: u16) -> Vec<Vec<u8>> {
+        let bytes = match package.manifest.placement.output_bytes_max {
+            0 => self.bytes.len(),
+            bytes => bytes as usize,
+        };
+        vec![vec![0; bytes]; usize::from(jobs)]
     }
 
     fn job(&self) -> JobInput<'_> {
@@ -131,6 +152,11 @@ impl Noise {
 
     fn byte(&mut self) -> u8 {
         self.next().to_be_bytes()[0]
+    }
+
+    fn sample(&mut self) -> i16 {
+        let [high, low, ..] = self.next().to_be_bytes();
+        i16::from_be_bytes([high, low])
     }
 
     /// Little-endian bytes of a small number: 0 to 1, or 0 or 1 for integers.

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use sensorium_models::manifest::{FileRole, Manifest, Prepare};
+use sensorium_processing::sound::Windows;
 use sensorium_wire::limits;
 use sensorium_wire::receipt::Stage;
 use sensorium_wire::rejection::{Reason, Rejection};
@@ -21,8 +22,7 @@ pub(super) struct SpeechExecutor {
     network: Box<dyn Network>,
     names: Names,
     sample_rate_hz: u32,
-    window: usize,
-    context: usize,
+    windows: Windows,
     state_dims: Vec<usize>,
 }
 
@@ -48,8 +48,10 @@ impl SpeechExecutor {
         let Prepare::Windows { sample_rate_hz, window_samples, hop_samples, context_samples } = manifest.prepare else {
             return Err("interpret step speech needs prepare step windows".to_owned());
         };
-        if hop_samples != window_samples {
-            return Err(format!("hop_samples {hop_samples}; speech needs windows that follow each other"));
+        if hop_samples != window_samples || context_samples > window_samples {
+            return Err(format!(
+                "hop_samples {hop_samples} and context_samples {context_samples}; speech needs windows of {window_samples} that follow each other"
+            ));
         }
         let inputs = || network.signature().inputs.iter();
         let find = |dtype, rank: usize| inputs().find(|spec| spec.dtype == dtype && spec.dims.len() == rank);
@@ -70,8 +72,9 @@ impl SpeechExecutor {
             rate,
             outputs: [probability.name.clone(), next.name.clone()],
         };
-        let [window, context] = [window_samples, context_samples].map(|samples| samples as usize);
-        Ok(Self { network, names, sample_rate_hz, window, context, state_dims })
+        let [window, hop, context] = [window_samples, hop_samples, context_samples].map(|samples| samples as usize);
+        let windows = Windows { window, hop, context };
+        Ok(Self { network, names, sample_rate_hz, windows, state_dims })
     }
 
     fn state_elements(&self) -> usize {
@@ -80,7 +83,7 @@ impl SpeechExecutor {
 
     fn prepare(&self, job: &JobInput<'_>) -> Result<Prepared, Rejection> {
         let state_elements = self.state_elements();
-        let expected = 4 * (state_elements + self.context);
+        let expected = 4 * (state_elements + self.windows.context);
         if !job.state.is_empty() && job.state.len() != expected {
             return Err(Rejection::new(
                 Reason::InvalidHeader,
@@ -91,10 +94,10 @@ impl SpeechExecutor {
         if !state.iter().all(|value| value.is_finite()) {
             return Err(Rejection::new(Reason::InvalidPayload, "the state holds numbers that are not finite"));
         }
-        state.resize(state_elements + self.context, 0.0);
+        state.resize(state_elements + self.windows.context, 0.0);
         let context = state.split_off(state_elements);
         let samples = sound::samples(job, self.sample_rate_hz)?;
-        let windows = samples.len().div_ceil(self.window);
+        let windows = self.windows.count(samples.len());
         if windows > limits::RESULT_ITEMS_MAX {
             return Err(Rejection::new(
                 Reason::InvalidPayload,
@@ -108,13 +111,12 @@ impl SpeechExecutor {
     fn infer(&mut self, prepared: &mut Prepared) -> Result<Vec<f32>, Rejection> {
         let failed = |detail: String| Rejection::new(Reason::ExecutionFailed, detail);
         let rate = [i64::from(self.sample_rate_hz)];
-        let row = self.context + self.window;
+        let row = self.windows.values();
         let mut frame = vec![0.0; row];
-        let mut probabilities = Vec::with_capacity(prepared.samples.len().div_ceil(self.window));
-        for window in prepared.samples.chunks(self.window) {
-            frame[..self.context].copy_from_slice(&prepared.context);
-            frame[self.context..][..window.len()].copy_from_slice(window);
-            frame[self.context + window.len()..].fill(0.0);
+        let count = self.windows.count(prepared.samples.len());
+        let mut probabilities = Vec::with_capacity(count);
+        for index in 0..count {
+            self.windows.write(&prepared.context, &prepared.samples, index, &mut frame);
             let sound = NamedTensor { name: &self.names.sound, dims: &[1, row], data: TensorData::F32(&frame) };
             let mut inputs = vec![sound, prepared.state.named(&self.names.state)];
             if let Some(name) = &self.names.rate {
@@ -133,8 +135,8 @@ impl SpeechExecutor {
             }
             probabilities.push(*probability);
             prepared.state = state;
-            prepared.context.copy_from_slice(&frame[row - self.context..]);
         }
+        prepared.context.copy_from_slice(&frame[row - self.windows.context..]);
         Ok(probabilities)
     }
 
@@ -146,7 +148,7 @@ impl SpeechExecutor {
     ) -> Result<JobAnswer, Rejection> {
         let mut state = prepared.state.data.view().bytes().to_vec();
         state.extend_from_slice(TensorData::F32(&prepared.context).bytes());
-        let window_ms = u32::try_from(self.window * 1000).unwrap_or(u32::MAX) / self.sample_rate_hz;
+        let window_ms = u32::try_from(self.windows.window * 1000).unwrap_or(u32::MAX) / self.sample_rate_hz;
         let windows = work(probabilities.len());
         write_result(&ModelResult::Speech { probabilities, window_ms, state }, output, windows)
     }

@@ -65,8 +65,15 @@ impl TranscriptExecutor {
         let Prepare::Utterance { sample_rate_hz, seconds_max } = manifest.prepare else {
             return Err("interpret step transcript needs prepare step utterance".to_owned());
         };
-        let Interpret::Transcript { start_token, end_token, tokens_per_second_max, tokens_min, layers, heads, head_size } =
-            manifest.interpret
+        let Interpret::Transcript {
+            start_token,
+            end_token,
+            tokens_per_second_max,
+            tokens_min,
+            layers,
+            heads,
+            head_size,
+        } = manifest.interpret
         else {
             return Err("not a transcript model".to_owned());
         };
@@ -77,7 +84,9 @@ impl TranscriptExecutor {
         };
         let output = |of: FileRole| {
             let entry = manifest.outputs.iter().find(|entry| entry.of == of && entry.dtype == Dtype::F32);
-            entry.map(|entry| entry.name.clone()).ok_or_else(|| format!("the {of} needs an output of f32 in the manifest"))
+            entry
+                .map(|entry| entry.name.clone())
+                .ok_or_else(|| format!("the {of} needs an output of f32 in the manifest"))
         };
         let names = Names {
             sound: input(FileRole::Encoder, Dtype::F32)?,
@@ -214,7 +223,9 @@ fn cache_entries(decoder: &dyn Network, layers: u32, heads: u32, head_size: u32)
             let agrees = |axis: usize, size: u32| spec.dims[axis].is_none_or(|found| found == size);
             let shape = spec.dims.len() == 4 && agrees(1, heads) && agrees(3, head_size) && spec.dims[2].is_none();
             if spec.dtype != Dtype::F32 || !shape {
-                return Err(format!("the decoder's input {past} is {spec}; expected f32[N,{heads},length,{head_size}]"));
+                return Err(format!(
+                    "the decoder's input {past} is {spec}; expected f32[N,{heads},length,{head_size}]"
+                ));
             }
             if !signature.outputs.iter().any(|spec| spec.name == present && spec.dtype == Dtype::F32) {
                 return Err(format!("the decoder has no output {present} of f32"));

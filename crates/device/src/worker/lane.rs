@@ -108,9 +108,7 @@ fn load_model(
     backend: &dyn Backend,
 ) -> Result<(Box<dyn Executor>, ServiceProfile), String> {
     let package = repository.models.get(name).ok_or_else(|| format!("{name}: not in the repository"))?;
-    let mut executor = executor::load(package, backend).map_err(|error| error.to_string())?;
-    let profile = executor::profile(&mut *executor, package).map_err(|error| error.to_string())?;
-    Ok((executor, profile))
+    executor::load_measured(package, backend).map_err(|error| error.to_string())
 }
 
 /// Runs one batch and gives the answers' entries, in the order of the jobs.

@@ -22,15 +22,25 @@ fn join(parts: &[Vec<u8>]) -> Vec<u8> {
     parts.concat()
 }
 
-/// `f32[2]` value called `name`.
-fn value_info(name: &str, dtype: u8) -> Vec<u8> {
-    let dim = field(1, &number(1, 2));
-    let tensor = join(&[number(1, dtype), field(2, &dim)]);
+/// A value called `name` of shape `[2]`, or `[N, 2]`.
+fn value_info(name: &str, dtype: u8, batched: bool) -> Vec<u8> {
+    let mut dims = if batched { field(1, &field(2, b"N")) } else { Vec::new() };
+    dims.extend(field(1, &number(1, 2)));
+    let tensor = join(&[number(1, dtype), field(2, &dims)]);
     join(&[field(1, name.as_bytes()), field(2, &field(1, &tensor))])
 }
 
 /// A network with one node `y = OPERATOR(x, weights)`, where weights lie in the file `location`, or inside when `None`.
 pub(crate) fn network(operator: &str, domain: &str, location: Option<&str>, dtype: u8) -> Vec<u8> {
+    model(operator, domain, location, dtype, false)
+}
+
+/// `y = x + [1, 2]` for `f32[N, 2]`.
+pub(crate) fn rows() -> Vec<u8> {
+    model("Add", "", None, 1, true)
+}
+
+fn model(operator: &str, domain: &str, location: Option<&str>, dtype: u8, batched: bool) -> Vec<u8> {
     let data: Vec<u8> = [1.0_f32, 2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
     let mut weights = join(&[number(1, 2), number(2, 1), field(8, b"weights")]);
     match location {
@@ -51,8 +61,8 @@ pub(crate) fn network(operator: &str, domain: &str, location: Option<&str>, dtyp
         field(1, &node),
         field(2, b"graph"),
         field(5, &weights),
-        field(11, &value_info("x", dtype)),
-        field(12, &value_info("y", dtype)),
+        field(11, &value_info("x", dtype, batched)),
+        field(12, &value_info("y", dtype, batched)),
     ]);
     let opset = number(2, 13);
     let mut imports = vec![field(8, &opset)];

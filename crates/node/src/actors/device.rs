@@ -57,8 +57,6 @@ pub enum DeviceMessage {
     Start,
 }
 
-impl ractor::Message for DeviceMessage {}
-
 pub struct DeviceRun {
     args: DeviceArgs,
     supervisor: WorkerSupervisor,

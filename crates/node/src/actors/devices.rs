@@ -22,8 +22,6 @@ pub enum DevicesMessage {
     Restart(usize),
 }
 
-impl ractor::Message for DevicesMessage {}
-
 pub struct DevicesState {
     devices: Vec<DeviceArgs>,
     running: HashMap<ActorId, usize>,

@@ -26,8 +26,6 @@ pub enum EndpointMessage {
     Ended(String),
 }
 
-impl ractor::Message for EndpointMessage {}
-
 impl Actor for EndpointActor {
     type Msg = EndpointMessage;
     type State = ();

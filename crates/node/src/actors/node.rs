@@ -38,8 +38,6 @@ pub enum NodeMessage {
     Restart(Part),
 }
 
-impl ractor::Message for NodeMessage {}
-
 pub struct NodeState {
     args: NodeArgs,
     parts: HashMap<ActorId, Part>,

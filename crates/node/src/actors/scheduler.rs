@@ -21,8 +21,6 @@ pub enum SchedulerMessage {
     Tick,
 }
 
-impl ractor::Message for SchedulerMessage {}
-
 impl Actor for SchedulerActor {
     type Msg = SchedulerMessage;
     type State = Arc<Engine>;

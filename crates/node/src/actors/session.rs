@@ -30,8 +30,6 @@ pub enum SessionMessage {
     Ended(Option<String>),
 }
 
-impl ractor::Message for SessionMessage {}
-
 pub struct Running {
     task: AbortHandle,
     events: Events,

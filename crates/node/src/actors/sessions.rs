@@ -34,8 +34,6 @@ pub enum SessionsMessage {
     Open(Box<SessionRequest>),
 }
 
-impl ractor::Message for SessionsMessage {}
-
 impl Actor for SessionSupervisor {
     type Msg = SessionsMessage;
     type State = SessionSupervisorArgs;

@@ -33,7 +33,7 @@ pub enum Reply {
         credits: Option<(Arc<InFlight>, u64)>,
     },
     /// To a session of this node.
-    Local(oneshot::Sender<(AnswerHeader, Bytes)>),
+    Local(Option<oneshot::Sender<(AnswerHeader, Bytes)>>),
 }
 
 impl Reply {
@@ -118,15 +118,14 @@ impl Engine {
     pub(super) fn send(&self, mut reply: Reply, answer: Delivered) {
         reply.settle();
         match &mut reply {
-            Reply::Local(_) => {}
-            Reply::Stream { outbox, correlation, own_stream, connection, .. } => {
-                return send_to_stream(outbox, *correlation, *own_stream, connection, answer);
+            Reply::Local(sender) => {
+                if let Some(sender) = sender.take() {
+                    let _ = sender.send((answer.header, answer.payload.into_bytes()));
+                }
             }
-        }
-        // Moving out of a type with a destructor takes a detour.
-        let (gone, _) = oneshot::channel();
-        if let Reply::Local(sender) = std::mem::replace(&mut reply, Reply::Local(gone)) {
-            let _ = sender.send((answer.header, answer.payload.into_bytes()));
+            Reply::Stream { outbox, correlation, own_stream, connection, .. } => {
+                send_to_stream(outbox, *correlation, *own_stream, connection, answer);
+            }
         }
     }
 }

@@ -209,7 +209,9 @@ mod tests {
     #[test]
     fn what_is_not_a_box_is_noticed() {
         assert!(is_box(&[0.0, 0.0, 1.0, 1.0]));
-        for wrong in [[f32::NAN, 0.0, 1.0, 1.0], [0.0, 0.0, f32::INFINITY, 1.0], [1.0, 0.0, 1.0, 1.0], [0.0, 2.0, 1.0, 1.0]] {
+        for wrong in
+            [[f32::NAN, 0.0, 1.0, 1.0], [0.0, 0.0, f32::INFINITY, 1.0], [1.0, 0.0, 1.0, 1.0], [0.0, 2.0, 1.0, 1.0]]
+        {
             assert!(!is_box(&wrong), "{wrong:?}");
         }
     }

@@ -311,6 +311,8 @@ fn development_makes_everything_once_and_mends_what_would_not_do() {
     fs::remove_dir_all(dir.path().join("ca")).unwrap();
     let fresh = development(dir.path(), &hosts).unwrap();
     assert!(fresh.created);
+    let ca_pem = fs::read_to_string(dir.path().join("ca/ca.pem")).unwrap();
+    assert_eq!((&fresh.node.ca_pem, &fresh.client.ca_pem), (&ca_pem, &ca_pem));
     handshake(server_config(&fresh.node, ALPN).unwrap(), client_config(&fresh.client, ALPN).unwrap()).unwrap();
 
     // Half an authority is not replaced.

@@ -1,0 +1,89 @@
+//! `sensorium status`.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use crate::arguments::StatusArguments;
+use crate::error::Outcome;
+use crate::paths::Paths;
+
+pub(crate) fn run(paths: &Paths, arguments: &StatusArguments) -> Outcome {
+    let text = super::block_on(async {
+        let client = paths.connect(&arguments.reach).await?;
+        let text = client.query("status").await?;
+        client.close().await;
+        anyhow::Ok(text)
+    })??;
+    if arguments.json {
+        println!("{text}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status: Value = serde_json::from_str(&text)?;
+    print(&status);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or("-")
+}
+
+fn print(status: &Value) {
+    let engine = &status["engine"];
+    let seconds = status["uptime_ms"].as_u64().unwrap_or(0) / 1000;
+    println!(
+        "node {} (process {}), up {seconds} s, api {}, cluster {}, {} sessions",
+        text(status, "name"),
+        status["pid"],
+        text(status, "api"),
+        text(status, "cluster"),
+        status["sessions"]
+    );
+    println!(
+        "jobs: {} in flight, {} results, {} refused, {} expired, {} failed, {} cancelled",
+        engine["jobs_in_flight"],
+        engine["results"],
+        engine["refused"],
+        engine["expired"],
+        engine["failed"],
+        engine["cancelled"]
+    );
+    let mib = |key: &str| engine[key].as_u64().unwrap_or(0) >> 20;
+    println!("payload memory: {} of {} MiB out", mib("slab_bytes_out"), mib("slab_bytes"));
+    let none = Vec::new();
+    for device in status["devices"].as_array().unwrap_or(&none) {
+        println!(
+            "{} {}: worker {}, {} restarts{}",
+            text(device, "name"),
+            text(device, "state"),
+            device["worker_pid"],
+            device["restarts"],
+            device["last_exit"].as_str().map_or_else(String::new, |exit| format!(", last: {exit}"))
+        );
+        for lane in engine["lanes"].as_array().unwrap_or(&none) {
+            if lane["device"] != device["name"] {
+                continue;
+            }
+            println!(
+                "  {:<7} {} queued, {} running, {} done",
+                text(lane, "modality"),
+                lane["queued_jobs"],
+                lane["committed_jobs"],
+                lane["completed_jobs"]
+            );
+            for model in lane["models"].as_array().unwrap_or(&none) {
+                println!(
+                    "    {:<12} v{}  {:>7} µs a job, {:>4} MiB, loaded in {} ms",
+                    text(model, "name"),
+                    model["version"],
+                    model["service_p50_us"],
+                    model["arena_bytes"].as_u64().unwrap_or(0) >> 20,
+                    model["load_ms"]
+                );
+            }
+        }
+        for broken in device["broken_models"].as_array().unwrap_or(&none) {
+            println!("    {} not loaded: {}", broken[0].as_str().unwrap_or("-"), broken[1].as_str().unwrap_or("-"));
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Boxes in pixels of the image that came.
+
+use sensorium_models::Manifest;
+use sensorium_models::manifest::{Dim, Interpret, Prepare};
+use sensorium_processing::detections::{DflLevel, Selection, dfl, rows};
+use sensorium_processing::image::SourceGeometry;
+use sensorium_wire::ids::ShortName;
+use sensorium_wire::rejection::Rejection;
+use sensorium_wire::result::{Detection, ModelResult};
+
+use super::{Interpretation, f32_row, failed};
+use crate::backend::Tensor;
+use crate::executor::preparation::Opened;
+use crate::executor::{JobAnswer, refused, write_result};
+
+/// Detections of one image per job.
+pub(in crate::executor) struct DetectionsInterpretation {
+    form: Form,
+    selection: Selection,
+    labels: Vec<ShortName>,
+    taken: Vec<Taken>,
+}
+
+/// How the network writes boxes down.
+enum Form {
+    Dfl {
+        /// Size of the network's input, in pixels.
+        input: (u32, u32),
+        bins: usize,
+        levels: Vec<Level>,
+    },
+    Rows,
+}
+
+/// The outputs of one stride, by their place in the manifest.
+struct Level {
+    stride: u32,
+    scores: usize,
+    distances: usize,
+}
+
+#[derive(Default)]
+struct Taken {
+    work: u32,
+    source: Option<SourceGeometry>,
+    detections: Vec<Detection>,
+}
+
+impl DetectionsInterpretation {
+    /// For a manifest with one of the detection steps; or what is wrong with it.
+    pub(in crate::executor) fn new(manifest: &Manifest, labels: &[String]) -> Result<Self, String> {
+        let (form, score_min, iou_max, detections_max) = match &manifest.interpret {
+            Interpret::DetectionsDfl { strides, bins, score_min, iou_max, detections_max } => {
+                let Prepare::Image { width, height, .. } = manifest.prepare else {
+                    return Err("detections need prepare step image".to_owned());
+                };
+                let levels =
+                    strides.iter().map(|stride| level(manifest, *stride, (width, height), *bins, labels.len()));
+                let levels = levels.collect::<Result<_, _>>()?;
+                let form = Form::Dfl { input: (width, height), bins: *bins as usize, levels };
+                (form, *score_min, *iou_max, *detections_max)
+            }
+            Interpret::DetectionRows { score_min, iou_max, detections_max } => {
+                match manifest.outputs.first().map(|output| &output.shape[..]) {
+                    Some([_, _, Dim::Fixed(6)]) => (Form::Rows, *score_min, *iou_max, *detections_max),
+                    _ => return Err("the first output must be [N, rows, 6]".to_owned()),
+                }
+            }
+            other => return Err(format!("interpret step {} finds no boxes", other.name())),
+        };
+        let selection = Selection { score_min, iou_max, detections_max: detections_max as usize };
+        let labels = labels.iter().map(|label| ShortName::cut(label)).collect();
+        Ok(Self { form, selection, labels, taken: Vec::new() })
+    }
+}
+
+/// Finds the outputs of a stride by their shapes: `[N, cells, classes]` and `[N, cells, 4 × bins]`.
+fn level(manifest: &Manifest, stride: u32, input: (u32, u32), bins: u32, classes: usize) -> Result<Level, String> {
+    let cells = input.0.div_ceil(stride) * input.1.div_ceil(stride);
+    let find = |width: u32, not: Option<usize>| {
+        let shape = [Dim::Fixed(cells), Dim::Fixed(width)];
+        let fits = |(index, output): (usize, &[Dim])| {
+            (output.get(1..) == Some(&shape[..]) && Some(index) != not).then_some(index)
+        };
+        let outputs = manifest.outputs.iter().map(|output| &output.shape[..]).enumerate();
+        outputs.map(fits).find_map(|found| found).ok_or_else(|| {
+            format!("no output [N,{cells},{width}] for stride {stride}; there are {classes} labels and {bins} bins")
+        })
+    };
+    let scores = find(u32::try_from(classes).unwrap_or(u32::MAX), None)?;
+    let distances = find(4 * bins, Some(scores))?;
+    Ok(Level { stride, scores, distances })
+}
+
+impl Interpretation for DetectionsInterpretation {
+    fn begin(&mut self, jobs: usize) {
+        self.taken.clear();
+        self.taken.resize_with(jobs, Taken::default);
+    }
+
+    fn expect(&mut self, job: usize, opened: &Opened) {
+        self.taken[job] = Taken { work: opened.work, source: opened.source, detections: Vec::new() };
+    }
+
+    fn row(&mut self, job: usize, tensors: &[Tensor], row: usize) -> Result<(), Rejection> {
+        let taken = &mut self.taken[job];
+        let Some(source) = &taken.source else { return failed("the image's size is not known") };
+        let found = match &self.form {
+            Form::Rows => rows(f32_row(tensors, 0, row)?, &self.selection, source, &self.labels),
+            Form::Dfl { input, bins, levels } => {
+                let levels = levels.iter().map(|level| {
+                    let scores = f32_row(tensors, level.scores, row)?;
+                    let distances = f32_row(tensors, level.distances, row)?;
+                    Ok(DflLevel { stride: level.stride, scores, distances })
+                });
+                let levels = levels.collect::<Result<Vec<_>, Rejection>>()?;
+                dfl(&levels, *input, *bins, &self.selection, source, &self.labels)
+            }
+        };
+        taken.detections = found.map_err(refused)?;
+        Ok(())
+    }
+
+    fn finish(&mut self, job: usize, output: &mut [u8]) -> Result<JobAnswer, Rejection> {
+        let Taken { work, detections, .. } = std::mem::take(&mut self.taken[job]);
+        write_result(&ModelResult::Detections { detections }, output, work)
+    }
+}

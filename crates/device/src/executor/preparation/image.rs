@@ -1,0 +1,75 @@
+//! Images, encoded or raw, as rows of one picture each.
+
+use sensorium_models::manifest::{Layout, Prepare};
+use sensorium_processing::image::{Image, ImageLimits, ImageStep, ImageView, SourceGeometry, decode, prepare_into};
+use sensorium_wire::rejection::{Reason, Rejection};
+use sensorium_wire::submit::PayloadKind;
+
+use super::{Opened, Preparation};
+use crate::backend::TensorBuffer;
+use crate::executor::{JobInput, refused, work};
+
+/// Decodes, resizes and normalises one image per job.
+pub(in crate::executor) struct ImagePreparation {
+    step: ImageStep,
+    row_dims: [usize; 3],
+    /// The image that was opened last, if it had to be decoded.
+    decoded: Option<Image>,
+}
+
+impl ImagePreparation {
+    /// For an `image` step; or why not.
+    pub(in crate::executor) fn new(prepare: &Prepare) -> Result<Self, String> {
+        let step = ImageStep::from_prepare(prepare)
+            .ok_or_else(|| format!("prepare step {} makes no images", prepare.name()))?;
+        let [width, height] = [step.width as usize, step.height as usize];
+        let row_dims = match step.layout {
+            Layout::Nchw => [3, height, width],
+            Layout::Nhwc => [height, width, 3],
+        };
+        Ok(Self { step, row_dims, decoded: None })
+    }
+
+    /// The image that was opened last.
+    fn view<'a>(&'a self, job: &JobInput<'a>) -> Result<ImageView<'a>, Rejection> {
+        match (&self.decoded, job.dims) {
+            (Some(image), _) => Ok(image.view()),
+            (None, [height, width]) => {
+                Ok(ImageView { width: *width, height: *height, format: job.pixels, bytes: job.bytes })
+            }
+            (None, dims) => {
+                let detail = format!("shape {dims:?}; a raw frame needs [height, width]");
+                Err(Rejection::new(Reason::InvalidShape, detail))
+            }
+        }
+    }
+}
+
+impl Preparation for ImagePreparation {
+    fn open(&mut self, job: &JobInput<'_>) -> Result<Opened, Rejection> {
+        self.decoded = match job.payload {
+            PayloadKind::RawFrame => None,
+            PayloadKind::EncodedImage => Some(decode(job.bytes, ImageLimits::default()).map_err(refused)?),
+            PayloadKind::Tensor | PayloadKind::Pcm | PayloadKind::EncodedAudio => {
+                return Err(Rejection::new(
+                    Reason::InvalidPayload,
+                    format!("{:?}; the model takes images, raw or as JPEG or PNG", job.payload),
+                ));
+            }
+        };
+        let view = self.view(job)?;
+        let pixels = u64::from(view.width) * u64::from(view.height);
+        let source = SourceGeometry::fit(&self.step, &view);
+        let work = work(usize::try_from(pixels).unwrap_or(usize::MAX));
+        Ok(Opened { rows: 1, work, source: Some(source), batched: false })
+    }
+
+    fn row_dims(&self) -> &[usize] {
+        &self.row_dims
+    }
+
+    fn row(&mut self, job: &JobInput<'_>, _row: usize, data: &mut TensorBuffer) -> Result<(), Rejection> {
+        let values = data.grow_f32(self.step.values()).ok_or_else(super::only_f32)?;
+        prepare_into(&self.step, self.view(job)?, values).map(drop).map_err(refused)
+    }
+}

@@ -1,0 +1,93 @@
+//! Naming sounds: overlapping windows to the sound classifier, classes to events.
+
+use sensorium_pipelines::sound::{SoundEvents, SoundSettings};
+use sensorium_pipelines::speech::SAMPLE_RATE_HZ;
+use sensorium_wire::result::ModelResult;
+use sensorium_wire::submit::PayloadKind;
+use sensorium_wire::{Dtype, EventBody};
+use tokio::sync::mpsc;
+
+use super::Events;
+use super::audio::{ms, pcm_bytes};
+use super::fuse::Evidence;
+use super::infer::{Inference, Request, SOUNDS};
+
+/// Window and step of the classifier, in samples: 975 ms every 480 ms.
+const WINDOW_SAMPLES: usize = 15_600;
+const HOP_SAMPLES: usize = 7_680;
+
+pub(super) struct Sounds {
+    inference: Inference,
+    events: Events,
+    evidence: mpsc::Sender<Evidence>,
+    following: SoundEvents,
+    /// Sound from sample `from` on that is in no finished window yet.
+    buffer: Vec<f32>,
+    from: u64,
+}
+
+impl Sounds {
+    pub(super) fn new(inference: Inference, events: Events, evidence: mpsc::Sender<Evidence>) -> Self {
+        let following = SoundEvents::new(SoundSettings::default());
+        Self { inference, events, evidence, following, buffer: Vec::new(), from: 0 }
+    }
+
+    /// Everything before this session time has been named.
+    pub(super) fn settled_ms(&self) -> u64 {
+        if self.inference.has(SOUNDS) { ms(self.from) } else { u64::MAX }
+    }
+
+    /// Takes the next samples.
+    pub(super) async fn hear(&mut self, samples: &[f32]) {
+        if !self.inference.has(SOUNDS) {
+            return;
+        }
+        self.buffer.extend_from_slice(samples);
+        while self.buffer.len() >= WINDOW_SAMPLES {
+            self.name().await;
+            self.buffer.drain(..HOP_SAMPLES);
+            self.from += HOP_SAMPLES as u64;
+        }
+    }
+
+    async fn name(&mut self) {
+        let bytes = pcm_bytes(&self.buffer[..WINDOW_SAMPLES]);
+        let shape = [u32::try_from(WINDOW_SAMPLES).unwrap_or(u32::MAX), 1];
+        let mut request = Request::new(SOUNDS, PayloadKind::Pcm, &shape, &bytes);
+        request.header.dtype = Dtype::F32;
+        request.header.sample_rate_hz = SAMPLE_RATE_HZ;
+        let (start_ms, end_ms) = (ms(self.from), ms(self.from + WINDOW_SAMPLES as u64));
+        let (bodies, receipt) = match self.inference.run(&request).await {
+            Ok((ModelResult::Classes { classes, .. }, receipt)) => {
+                let bodies = self.following.push(start_ms, end_ms, &classes);
+                let _ = self.evidence.send(Evidence::Sounds { start_ms, end_ms, classes }).await;
+                (bodies, Some(receipt))
+            }
+            // Sounds that were not named in time end: nothing is said about what was not heard. The loss itself is told
+            // as a gap of the speech detector, which is fed from the same lane.
+            Ok(_) | Err(_) => (self.following.finish(), None),
+        };
+        for body in bodies {
+            self.events.emit(time_of(&body), body, receipt);
+        }
+    }
+
+    /// The stream has ended.
+    pub(super) async fn finish(&mut self) {
+        if self.inference.has(SOUNDS) && self.buffer.len() > HOP_SAMPLES / 2 {
+            self.buffer.resize(WINDOW_SAMPLES, 0.0);
+            self.name().await;
+        }
+        for body in self.following.finish() {
+            self.events.emit(time_of(&body), body, None);
+        }
+    }
+}
+
+fn time_of(body: &EventBody) -> u64 {
+    match body {
+        EventBody::Sound { active: true, start_ms, .. } => *start_ms,
+        EventBody::Sound { end_ms, .. } => *end_ms,
+        _ => 0,
+    }
+}
