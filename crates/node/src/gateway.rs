@@ -21,7 +21,7 @@ use upload::Spool;
 const CONNECTIONS_MAX: usize = 16_384;
 
 /// Something a client may ask for besides jobs.
-pub trait Desk: Send + Sync {
+pub(crate) trait Desk: Send + Sync {
     /// The answer to a question (`status`, `models`) as JSON; `None` for a question that is not known.
     fn answer(&self, question: &str) -> Option<String>;
     /// Takes over a session whose media file is complete. Events go to `events`, which it finishes.
@@ -52,7 +52,7 @@ impl Drop for SpoolFile {
 }
 
 /// What connections share.
-pub struct Gateway {
+pub(crate) struct Gateway {
     pub engine: Arc<Engine>,
     pub desk: Arc<dyn Desk>,
     spool: Spool,
@@ -61,12 +61,12 @@ pub struct Gateway {
 
 impl Gateway {
     /// `spool` is the folder for uploads.
-    pub fn new(engine: Arc<Engine>, desk: Arc<dyn Desk>, spool: PathBuf) -> Arc<Self> {
+    pub(crate) fn new(engine: Arc<Engine>, desk: Arc<dyn Desk>, spool: PathBuf) -> Arc<Self> {
         Arc::new(Self { engine, desk, spool: Spool::new(spool), connections: AtomicUsize::new(0) })
     }
 
     /// Accepts connections until the listener is closed.
-    pub async fn serve(self: Arc<Self>, listener: Arc<Listener>) {
+    pub(crate) async fn serve(self: Arc<Self>, listener: Arc<Listener>) {
         while let Some(connecting) = listener.accept().await {
             let gateway = Arc::clone(&self);
             tokio::spawn(async move {
@@ -77,7 +77,7 @@ impl Gateway {
         }
     }
 
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 }

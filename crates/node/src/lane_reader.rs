@@ -14,7 +14,7 @@ use crate::engine::Engine;
 ///
 /// # Errors
 /// Why the worker must be replaced: it talks nonsense, or its socket fails.
-pub async fn read(engine: &Engine, lane: LaneId, socket: Arc<OwnedFd>) -> Result<(), String> {
+pub(crate) async fn read(engine: &Engine, lane: LaneId, socket: Arc<OwnedFd>) -> Result<(), String> {
     let problem = |error: std::io::Error| format!("lane socket: {error}");
     // A sequenced-packet socket is read like a datagram socket that also knows an end.
     let socket = StdDatagram::from(socket.try_clone().map_err(problem)?);

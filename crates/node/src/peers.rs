@@ -16,7 +16,7 @@ const PROBE_BYTES_MAX: usize = 1_200;
 const CLOSE_FORBIDDEN: u32 = 2;
 
 /// Accepts nodes until the listener is closed.
-pub async fn serve(listener: Arc<Listener>) {
+pub(crate) async fn serve(listener: Arc<Listener>) {
     while let Some(connecting) = listener.accept().await {
         tokio::spawn(async move {
             let handshake = tokio::time::timeout(Duration::from_millis(HANDSHAKE_MS_MAX), connecting).await;

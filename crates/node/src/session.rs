@@ -27,7 +27,7 @@ use tokio::sync::{mpsc, watch};
 use crate::engine::Engine;
 use crate::gateway::SessionRequest;
 
-pub use events::Events;
+pub(crate) use events::Events;
 use infer::Inference;
 
 /// What sessions may use.
@@ -55,7 +55,7 @@ struct Tally {
 }
 
 /// Runs a session to its end; the last event says how it ended.
-pub async fn run(
+pub(crate) async fn run(
     request: SessionRequest,
     engine: Arc<Engine>,
     limits: SessionLimits,

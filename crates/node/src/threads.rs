@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 /// A thread that runs a current_thread runtime until it is dropped.
-pub struct RuntimeThread {
+pub(crate) struct RuntimeThread {
     handle: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -20,7 +20,7 @@ impl RuntimeThread {
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
-    pub fn start(name: &str, cpus: &[u32]) -> io::Result<Self> {
+    pub(crate) fn start(name: &str, cpus: &[u32]) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -33,7 +33,7 @@ impl RuntimeThread {
         Ok(Self { handle, stop: Some(stop), thread: Some(thread) })
     }
 
-    pub fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Handle {
         &self.handle
     }
 }

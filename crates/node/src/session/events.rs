@@ -16,17 +16,17 @@ struct Stream {
 
 /// A session's stream of events. Cheap to clone.
 #[derive(Clone)]
-pub struct Events {
+pub(crate) struct Events {
     shared: Arc<(Mutex<Stream>, Notify)>,
 }
 
 impl Events {
-    pub fn new(outbox: Outbox) -> Self {
+    pub(crate) fn new(outbox: Outbox) -> Self {
         Self { shared: Arc::new((Mutex::new(Stream { outbox, number: 0, closed: false }), Notify::new())) }
     }
 
     /// Sends an event. After the last one nothing is sent.
-    pub fn emit(&self, t_ms: u64, body: EventBody, receipt: Option<Receipt>) {
+    pub(crate) fn emit(&self, t_ms: u64, body: EventBody, receipt: Option<Receipt>) {
         let mut stream = self.shared.0.lock();
         if stream.closed {
             return;
@@ -52,12 +52,12 @@ impl Events {
     }
 
     /// The session is complete.
-    pub fn finish(&self, frames: u64, audio_ms: u64, gaps: u64) {
+    pub(crate) fn finish(&self, frames: u64, audio_ms: u64, gaps: u64) {
         self.last(EventBody::Closed { complete: true, frames, audio_ms, gaps, error: String::new() });
     }
 
     /// The session ended early. Does nothing when it has ended already.
-    pub fn close(&self, reason: &str) {
+    pub(crate) fn close(&self, reason: &str) {
         let error = reason.to_owned();
         self.last(EventBody::Closed { complete: false, frames: 0, audio_ms: 0, gaps: 0, error });
     }
@@ -72,7 +72,7 @@ impl Events {
     }
 
     /// Resolves when the client is gone.
-    pub async fn abandoned(&self) {
+    pub(crate) async fn abandoned(&self) {
         let outbox = self.shared.0.lock().outbox.clone();
         tokio::select! {
             () = outbox.wait_for_end() => {}

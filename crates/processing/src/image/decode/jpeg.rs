@@ -1,7 +1,8 @@
 //! JPEG images.
 //!
 //! The pixels are decoded by `zune-jpeg`, which fills what is missing with grey. So the markers are walked first: an
-//! image without an end, or larger than allowed, is refused before a pixel is decoded.
+//! image without an end, or larger than allowed, is refused before a pixel is decoded. JPEG has no checksum: a picture
+//! that was damaged within, or cut and then ended properly, is not recognised as such.
 
 use zune_core::bytestream::ZCursor;
 use zune_core::colorspace::ColorSpace;
@@ -14,12 +15,21 @@ use crate::error::ProcessingError;
 /// The start of every JPEG image: its first marker and the start of the next.
 pub(super) const START: [u8; 3] = [0xff, 0xd8, 0xff];
 const JPEG: &str = "JPEG image";
-/// Most scans of a progressive image: ten are usual, and each costs as much as a whole image.
+/// Most scans of a progressive image. Ten are usual.
 const SCANS_MAX: usize = 64;
+/// Most pixels over all scans, each of which costs as much as a whole image: 12 scans of the largest one.
+const SCANNED_PIXELS_MAX: u64 = 12 * (32 << 20);
 
 pub(super) fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Image, ProcessingError> {
-    let (width, height) = walk(bytes)?;
+    let (width, height, scans) = walk(bytes)?;
     limits.check(width, height)?;
+    if scans > SCANS_MAX || scans as u64 * u64::from(width) * u64::from(height) > SCANNED_PIXELS_MAX {
+        return Err(ProcessingError::Unsupported {
+            format: JPEG,
+            feature: format!("{scans} scans of {width} × {height} pixels"),
+            expected: "64 scans, and 12 of the largest size, are",
+        });
+    }
     let corrupt = |problem: String| ProcessingError::Corrupt { format: JPEG, problem };
     let options = DecoderOptions::default()
         .set_strict_mode(true)
@@ -36,8 +46,8 @@ pub(super) fn decode(bytes: &[u8], limits: ImageLimits) -> Result<Image, Process
     Ok(Image { width, height, rgb })
 }
 
-/// Walks the markers from start to end; gives width and height.
-fn walk(bytes: &[u8]) -> Result<(u32, u32), ProcessingError> {
+/// Walks the markers from start to end; gives width, height and the number of scans.
+fn walk(bytes: &[u8]) -> Result<(u32, u32, usize), ProcessingError> {
     let truncated = |missing| ProcessingError::Truncated { format: JPEG, bytes: bytes.len(), missing };
     let corrupt = |problem: String| Err(ProcessingError::Corrupt { format: JPEG, problem });
     let end = "its end marker";
@@ -80,7 +90,7 @@ fn walk(bytes: &[u8]) -> Result<(u32, u32), ProcessingError> {
     }
     match size {
         Some(_) if scans == 0 => Err(truncated("the picture itself")),
-        Some(size) => Ok(size),
+        Some((width, height)) => Ok((width, height, scans)),
         None => Err(truncated("its frame header")),
     }
 }

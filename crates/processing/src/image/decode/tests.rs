@@ -65,6 +65,11 @@ fn a_size_beyond_the_limits_is_refused_before_decoding() {
         decode(&jpeg_header(65_535, 65_535), ImageLimits::default()),
         Err(ProcessingError::ImageSize { width: 65_535, height: 65_535, .. })
     ));
+    // A scan of a few bytes costs as much as a long one.
+    let header = jpeg_header(4_000, 4_000);
+    let scan = &header[21..header.len() - 2];
+    let text = decode(&[&header[..21], &scan.repeat(26), &[0xff, 0xd9]].concat(), ImageLimits::default()).unwrap_err();
+    assert!(text.to_string().contains("26 scans of 4000 × 4000 pixels"), "{text}");
     // Its header says 20,000 × 20,000; the picture would take 1.2 GB.
     let mut bomb = png_image(1, 1, ColorType::Rgb, BitDepth::Eight);
     bomb[16..24].copy_from_slice(&[0, 0, 0x4e, 0x20, 0, 0, 0x4e, 0x20]);
