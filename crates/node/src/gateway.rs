@@ -76,8 +76,4 @@ impl Gateway {
             });
         }
     }
-
-    pub(crate) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
-    }
 }

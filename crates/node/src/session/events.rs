@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 struct Stream {
     outbox: Outbox,
     number: u64,
+    /// The latest session time that an event spoke of.
+    latest_ms: u64,
     closed: bool,
 }
 
@@ -22,7 +24,7 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn new(outbox: Outbox) -> Self {
-        Self { shared: Arc::new((Mutex::new(Stream { outbox, number: 0, closed: false }), Notify::new())) }
+        Self { shared: Arc::new((Mutex::new(Stream { outbox, number: 0, latest_ms: 0, closed: false }), Notify::new())) }
     }
 
     /// Sends an event. After the last one nothing is sent.
@@ -31,6 +33,7 @@ impl Events {
         if stream.closed {
             return;
         }
+        stream.latest_ms = stream.latest_ms.max(t_ms);
         let event = Event { t_ms, number: stream.number, body, receipt };
         let archive = codec::encode(&event);
         if archive.len() as u64 > limits::EVENT_BYTES_MAX {
@@ -63,7 +66,8 @@ impl Events {
     }
 
     fn last(&self, body: EventBody) {
-        self.emit(0, body, None);
+        let latest_ms = self.shared.0.lock().latest_ms;
+        self.emit(latest_ms, body, None);
         let mut stream = self.shared.0.lock();
         if !stream.closed {
             stream.closed = true;

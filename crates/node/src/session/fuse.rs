@@ -40,6 +40,9 @@ struct Fusion {
     events: Events,
     gaps: Gaps,
     tally: Tally,
+    /// A modality that has ended is not waited for: it counts as having come as far as the other.
+    video_ended: bool,
+    audio_ended: bool,
 }
 
 /// Fuses evidence until both modalities have ended.
@@ -64,7 +67,7 @@ pub(super) async fn run(
         return Tally::default();
     };
     let gaps = Gaps::new(Modality::Fusion, events.clone());
-    let mut fusion = Fusion { windows, inference, events, gaps, tally: Tally::default() };
+    let mut fusion = Fusion { windows, inference, events, gaps, tally: Tally::default(), video_ended: false, audio_ended: false };
     while let Some(piece) = evidence.recv().await {
         let closed = fusion.add(piece);
         fusion.fuse(closed).await;
@@ -82,20 +85,31 @@ impl Fusion {
         match piece {
             Evidence::Frame { t_ms, tracks, new_tracks, speeds } => {
                 windows.add_frame(t_ms, &tracks, new_tracks, speeds.into_iter());
-                return windows.mark(Source::Video, t_ms);
+                return self.mark(Source::Video, t_ms);
             }
-            Evidence::VideoUntil(until_ms) => return windows.mark(Source::Video, until_ms),
-            Evidence::VideoEnd => return windows.mark(Source::Video, u64::MAX),
+            Evidence::VideoUntil(until_ms) => return self.mark(Source::Video, until_ms),
+            Evidence::VideoEnd => self.video_ended = true,
             Evidence::Speech { start_ms, probabilities } => {
                 windows.add_speech(start_ms, u32::try_from(WINDOW_MS).unwrap_or(32), &probabilities);
             }
             Evidence::Samples { start_ms, end_ms, samples } => windows.add_samples(start_ms, end_ms, &samples),
             Evidence::Sounds { start_ms, end_ms, classes } => windows.add_sounds(start_ms, end_ms, &classes),
             Evidence::Words { start_ms, end_ms, text } => windows.add_words(start_ms, end_ms, &text),
-            Evidence::AudioUntil(until_ms) => return windows.mark(Source::Audio, until_ms),
-            Evidence::AudioEnd => return windows.mark(Source::Audio, u64::MAX),
+            Evidence::AudioUntil(until_ms) => return self.mark(Source::Audio, until_ms),
+            Evidence::AudioEnd => self.audio_ended = true,
         }
         Vec::new()
+    }
+
+    fn mark(&mut self, source: Source, until_ms: u64) -> Vec<FusionRow> {
+        let mut closed = self.windows.mark(source, until_ms);
+        if self.video_ended {
+            closed.extend(self.windows.mark(Source::Video, until_ms));
+        }
+        if self.audio_ended {
+            closed.extend(self.windows.mark(Source::Audio, until_ms));
+        }
+        closed
     }
 
     async fn fuse(&mut self, rows: Vec<FusionRow>) {
