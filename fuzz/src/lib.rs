@@ -26,7 +26,7 @@ use sensorium_wire::{AnswerHeader, Event, Principal, SubmitHeader, limits, resul
 /// Largest packet of a NUT file, in bytes: small, so that a length alone does not make an input slow.
 const NUT_PACKET_BYTES_MAX: usize = 64 << 10;
 /// Images larger than this are refused, so that a size alone does not make an input slow.
-const IMAGE_LIMITS: ImageLimits = ImageLimits { side_pixels_max: 256, pixels_max: 128 << 7 };
+const IMAGE_LIMITS: ImageLimits = ImageLimits { side_pixels_max: 256, pixels_max: 16 << 10 };
 
 /// A stream of frames: how it is cut into pieces makes no difference, and headers are read as their kind says.
 pub fn frame(data: &[u8]) {

@@ -134,7 +134,15 @@ pub struct WorkerSetup {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LaneSetup {
     pub modality: Modality,
-    pub models: Vec<String>,
+    pub models: Vec<ModelSetup>,
+}
+
+/// A model to keep ready.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelSetup {
+    pub name: String,
+    /// What an earlier worker of this device measured: a successor only warms the model, and is back sooner.
+    pub profile: Option<ServiceProfile>,
 }
 
 /// What a worker says once, when it is ready.

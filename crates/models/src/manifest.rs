@@ -275,7 +275,11 @@ pub enum Interpret {
     /// The first output as a tensor.
     Tensor {},
     /// The payload itself; no network.
-    Identity {},
+    Identity {
+        /// Give back at most the first so many bytes, as bytes: measures the way in alone. Default 0 = all, as they came.
+        #[serde(default)]
+        answer_bytes_max: u32,
+    },
 }
 
 impl Interpret {
@@ -290,7 +294,7 @@ impl Interpret {
             Self::Transcript { .. } => "transcript",
             Self::Fusion { .. } => "fusion",
             Self::Tensor {} => "tensor",
-            Self::Identity {} => "identity",
+            Self::Identity { .. } => "identity",
         }
     }
 
@@ -303,7 +307,7 @@ impl Interpret {
             }
             Self::Speech {} | Self::Fusion { .. } | Self::Tensor {} => &[FileRole::Network],
             Self::Transcript { .. } => &[FileRole::Encoder, FileRole::Decoder, FileRole::Tokenizer],
-            Self::Identity {} => &[],
+            Self::Identity { .. } => &[],
         }
     }
 }

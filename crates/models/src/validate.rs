@@ -166,7 +166,7 @@ fn interpret(interpret: &Interpret) -> Result<(), Fault> {
             }
             Ok(())
         }
-        Interpret::Speech {} | Interpret::Tensor {} | Interpret::Identity {} => Ok(()),
+        Interpret::Speech {} | Interpret::Tensor {} | Interpret::Identity { .. } => Ok(()),
     }
 }
 
@@ -178,7 +178,7 @@ fn together(manifest: &Manifest) -> Result<(), Fault> {
         Interpret::Classes { .. } => &["windows", "image"],
         Interpret::Speech {} => &["windows"],
         Interpret::Transcript { .. } => &["utterance"],
-        Interpret::Fusion { .. } | Interpret::Identity {} => &["tensor"],
+        Interpret::Fusion { .. } | Interpret::Identity { .. } => &["tensor"],
         Interpret::Tensor {} => &["tensor", "image", "windows"],
     };
     if !prepares.contains(&manifest.prepare.name()) {

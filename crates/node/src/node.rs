@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorRef};
-use sensorium_device::protocol::{LaneSetup, WorkerSetup};
+use sensorium_device::protocol::{LaneSetup, ModelSetup, WorkerSetup};
 use sensorium_device::slab::{Slab, SlabError};
 use sensorium_hardware::{HardwareError, Plan, PlanOptions};
 use sensorium_models::manifest::DeviceKind;
@@ -348,7 +348,7 @@ fn worker_setup(
             .iter()
             .filter(|package| package.manifest.modality == modality)
             .filter(|package| package.manifest.placement.devices.contains(&DeviceKind::Cpu))
-            .map(|package| package.manifest.name.clone())
+            .map(|package| ModelSetup { name: package.manifest.name.clone(), profile: None })
             .collect(),
     });
     WorkerSetup {

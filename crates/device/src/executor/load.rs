@@ -43,7 +43,9 @@ pub fn load(package: &ModelPackage, backend: &dyn Backend) -> Result<Box<dyn Exe
     let manifest = &package.manifest;
     let unfit = |problem: String| LoadError::Unfit { file: package.manifest_file(), problem };
     match &manifest.interpret {
-        Interpret::Identity {} => Ok(Box::new(IdentityExecutor)),
+        Interpret::Identity { answer_bytes_max } => {
+            Ok(Box::new(IdentityExecutor { answer_bytes_max: *answer_bytes_max as usize }))
+        }
         Interpret::Speech {} => {
             let network = network(package, backend, FileRole::Network)?;
             Ok(Box::new(SpeechExecutor::new(manifest, network).map_err(unfit)?))

@@ -107,7 +107,7 @@ impl Payload {
                     Dim::Named(_) => 1,
                 };
                 let dims = match (&package.manifest.interpret, input) {
-                    (Interpret::Identity {}, _) | (_, None) => vec![1024],
+                    (Interpret::Identity { .. }, _) | (_, None) => vec![1024],
                     (_, Some(input)) => input.shape.iter().map(size).collect(),
                 };
                 let elements: u32 = dims.iter().product();

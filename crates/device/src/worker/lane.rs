@@ -15,10 +15,13 @@ use crate::backend::Backend;
 use crate::clock::now_ns;
 use crate::executor::{self, Executor, JobInput, JobOutput};
 use crate::protocol::{
-    AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, PACKET_BYTES_MAX,
+    AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, ModelSetup, PACKET_BYTES_MAX,
     put_packet, read_packet,
 };
 use crate::slab::SharedMemory;
+
+/// Runs that warm a model whose times are known.
+const WARM_UP_RUNS: u32 = 1;
 
 pub(super) struct Lane {
     models: Vec<Model>,
@@ -34,9 +37,9 @@ impl Lane {
     pub(super) fn load(setup: &LaneSetup, repository: &Repository, backend: &dyn Backend) -> Self {
         let mut lane =
             Self { models: Vec::new(), report: LaneReport { modality: setup.modality, models: Vec::new() } };
-        for name in &setup.models {
+        for ModelSetup { name, profile } in &setup.models {
             let began = Instant::now();
-            let loaded = load_model(name, repository, backend);
+            let loaded = load_model(name, profile.as_ref(), repository, backend);
             let load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let version = repository.models.get(name).map_or(0, |package| package.manifest.version);
             let (executor, outcome) = match loaded {
@@ -104,11 +107,17 @@ impl Lane {
 
 fn load_model(
     name: &str,
+    known: Option<&ServiceProfile>,
     repository: &Repository,
     backend: &dyn Backend,
 ) -> Result<(Box<dyn Executor>, ServiceProfile), String> {
     let package = repository.models.get(name).ok_or_else(|| format!("{name}: not in the repository"))?;
-    executor::load_measured(package, backend).map_err(|error| error.to_string())
+    let Some(profile) = known else {
+        return executor::load_measured(package, backend).map_err(|error| error.to_string());
+    };
+    let mut executor = executor::load(package, backend).map_err(|error| error.to_string())?;
+    executor::warm_up(&mut *executor, package, WARM_UP_RUNS)?;
+    Ok((executor, profile.clone()))
 }
 
 /// Runs one batch and gives the answers' entries, in the order of the jobs.

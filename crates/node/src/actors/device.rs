@@ -79,6 +79,7 @@ impl DeviceRun {
     }
 
     fn ready(&mut self, me: &ActorRef<DeviceMessage>, report: WorkerReport, lanes: Vec<OwnedFd>) {
+        self.remember(&report);
         let args = &self.args;
         let mut broken = Vec::new();
         for (lane_report, socket) in report.lanes.into_iter().zip(lanes) {
@@ -112,6 +113,15 @@ impl DeviceRun {
         }
         args.board.ready(args.device.0, broken);
         tracing::info!(device = args.setup.device, "ready");
+    }
+
+    /// Keeps what was measured for the next worker.
+    fn remember(&mut self, report: &WorkerReport) {
+        for (lane, reported) in self.args.setup.lanes.iter_mut().zip(&report.lanes) {
+            for (model, reported) in lane.models.iter_mut().zip(&reported.models) {
+                model.profile = reported.outcome.as_ref().ok().cloned();
+            }
+        }
     }
 
     async fn exited(&mut self, me: &ActorRef<DeviceMessage>, reason: &str) {

@@ -31,7 +31,7 @@ impl ModelTable {
         let mut table = Self::default();
         for (number, manifest) in (0_u32..).zip(manifests) {
             table.by_name.insert(manifest.name.clone(), table.models.len());
-            let echo = matches!(manifest.interpret, Interpret::Identity {});
+            let echo = matches!(manifest.interpret, Interpret::Identity { answer_bytes_max: 0 });
             table.models.push(ModelInfo {
                 key: ModelKey(number),
                 name: manifest.name.clone(),

@@ -1,0 +1,203 @@
+//! A real node as a real process, for tests of the whole: its own data directory, ports that the system chooses, and an
+//! end that is always made, by signal.
+#![allow(dead_code, reason = "each test binary uses a part of it")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use sensorium_client::{Client, ClientConfig};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything is waited for. Slow machines are slow; nothing is judged by it.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The binary under test.
+pub fn sensorium() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_sensorium"))
+}
+
+/// The cache that `ops/setup` fills.
+pub fn cache() -> PathBuf {
+    let given = std::env::var_os("SENSORIUM_CACHE").map(PathBuf::from);
+    let standard = || {
+        let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+        base.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"))
+            .join("sensorium")
+    };
+    let cache = given.unwrap_or_else(standard);
+    assert!(cache.join("lib/libonnxruntime.so").exists(), "{} is not filled: run ops/setup", cache.display());
+    cache
+}
+
+/// A media file of the cache.
+pub fn media(name: &str) -> PathBuf {
+    cache().join("media").join(name)
+}
+
+/// A running node.
+pub struct Node {
+    pub data: TempDir,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Node {
+    /// Starts a node with this configuration (TOML; addresses are added) and waits until it is ready.
+    pub fn start(config: &str) -> Self {
+        let node = Self::launch(config, &[]);
+        node.wait_until("a device is ready", |status| status["devices"][0]["state"] == "ready");
+        node
+    }
+
+    /// Starts a node without waiting for it to be ready; it listens when this returns.
+    pub fn launch(config: &str, arguments: &[&str]) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("test.toml");
+        let addresses = "listen = \"127.0.0.1:0\"\nlisten_cluster = \"127.0.0.1:0\"\n";
+        std::fs::write(&path, format!("{addresses}{config}")).unwrap();
+        let log = data.path().join("log");
+        let child = sensorium()
+            .args(["node", "--config"])
+            .arg(&path)
+            .arg("--data")
+            .arg(data.path())
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut node = Self { data, child, log };
+        let began = Instant::now();
+        while !node.data.path().join("node.json").exists() {
+            assert!(node.child.try_wait().unwrap().is_none(), "the node ended: {}", node.log());
+            assert!(began.elapsed() < PATIENCE, "the node does not listen: {}", node.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        node
+    }
+
+    /// What the node has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to the node.
+    pub fn signal(&self, signal: &str) {
+        signal_process(self.pid(), signal);
+    }
+
+    /// Waits for the node's end; gives whether it ended well.
+    pub fn wait(&mut self) -> bool {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.success();
+            }
+            assert!(began.elapsed() < PATIENCE, "the node does not end: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// A command that talks to this node.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = sensorium();
+        command.args(arguments).arg("--data").arg(self.data.path()).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
+    }
+
+    /// Runs a command that talks to this node to its end.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs `sensorium submit --json` and gives the answer and whether the exit status was success.
+    pub fn submit(&self, model: &str, file: &Path, more: &[&str]) -> (Value, bool) {
+        let mut command = self.command(&["submit", "--json", "--model", model]);
+        let output = command.args(more).arg(file).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let value = serde_json::from_str(&text)
+            .unwrap_or_else(|_| panic!("no JSON: {text}{}", String::from_utf8_lossy(&output.stderr)));
+        (value, output.status.success())
+    }
+
+    /// The node's status; `None` when it does not answer.
+    pub fn status(&self) -> Option<Value> {
+        let output = self.run(&["status", "--json"]);
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// Waits until the status is as wanted, and gives it.
+    pub fn wait_until(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let began = Instant::now();
+        loop {
+            if let Some(status) = self.status().filter(|status| is(status)) {
+                return status;
+            }
+            assert!(began.elapsed() < PATIENCE, "{what}: not so; {:?}\n{}", self.status(), self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// The process id of the worker, once there is a ready one.
+    pub fn worker_pid(&self) -> u32 {
+        let status = self.wait_until("a worker runs", |status| {
+            status["devices"][0]["state"] == "ready" && status["devices"][0]["worker_pid"].is_u64()
+        });
+        u32::try_from(status["devices"][0]["worker_pid"].as_u64().unwrap()).unwrap()
+    }
+
+    /// Configuration of a client of this node.
+    pub fn client_config(&self) -> ClientConfig {
+        let text = std::fs::read_to_string(self.data.path().join("node.json")).unwrap();
+        let node: Value = serde_json::from_str(&text).unwrap();
+        let address = node["api"].as_str().unwrap().parse().unwrap();
+        ClientConfig::from_bundle(&self.data.path().join("certificates/client"), address).unwrap()
+    }
+
+    /// A client of this node.
+    pub async fn client(&self) -> Client {
+        Client::connect(self.client_config()).await.unwrap()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal (`KILL`, `STOP`, `TERM`, …) to a process.
+pub fn signal_process(pid: u32, signal: &str) {
+    let status = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status().unwrap();
+    assert!(status.success(), "kill -{signal} {pid}");
+}
+
+/// Runs a future on a current_thread runtime.
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// Runs ffmpeg on test material.
+pub fn ffmpeg(arguments: &[&str]) {
+    let output = Command::new("ffmpeg").args(["-nostdin", "-v", "error", "-y"]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "ffmpeg {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Standard error of a finished command.
+pub fn complaint(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The events of `sensorium run --json`.
+pub fn events(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+}
