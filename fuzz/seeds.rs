@@ -152,7 +152,10 @@ fn events() -> [(&'static str, Event); 4] {
     let (audio, reason) = (Name::cut("audio"), "the queue was full".to_owned());
     let transcript = EventBody::Transcript { start_ms: 1, end_ms: 900, r#final: true, text: "and it is in".to_owned() };
     [
-        ("event-detection", event(EventBody::Detection { frame: 3, detections: vec![detection] }, Some(Receipt::default()))),
+        (
+            "event-detection",
+            event(EventBody::Detection { frame: 3, detections: vec![detection] }, Some(Receipt::default())),
+        ),
         ("event-transcript", event(transcript, None)),
         ("event-gap", event(EventBody::Gap { modality: audio, start_ms: 1, end_ms: 2, units: 3, reason }, None)),
         ("event-notice", event(EventBody::Notice { text: "no sound".to_owned() }, None)),

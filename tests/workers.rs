@@ -151,14 +151,16 @@ fn at_real_speed_what_a_restart_cost_is_told_as_a_gap() {
     let clip = media("carphone_pristine.mp4");
     let worker = node.worker_pid();
     let output = std::thread::scope(|scope| {
-        let running = scope.spawn(|| node.command(&["run", "--json", "--budget", "200ms"]).arg(&clip).output().unwrap());
+        let running =
+            scope.spawn(|| node.command(&["run", "--json", "--budget", "200ms"]).arg(&clip).output().unwrap());
         node.wait_until("frames flow", |status| status["engine"]["results"].as_u64() > Some(3));
         signal_process(worker, "KILL");
         running.join().unwrap()
     });
     assert!(output.status.success(), "{}", support::complaint(&output));
     let events = events(&output);
-    let lost: u64 = events.iter().filter(|event| event["kind"] == "gap").map(|gap| gap["units"].as_u64().unwrap()).sum();
+    let lost: u64 =
+        events.iter().filter(|event| event["kind"] == "gap").map(|gap| gap["units"].as_u64().unwrap()).sum();
     let seen = events.iter().filter(|event| event["kind"] == "detection").count() as u64;
     let last = events.last().unwrap();
     assert!(lost > 0, "nothing was lost?");

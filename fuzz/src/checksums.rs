@@ -3,13 +3,8 @@
 //! Only checksums are changed, never a length, and a file without any comes back as it was.
 
 /// The codes that NUT's header packets start with.
-const NUT_STARTCODES: [u64; 5] = [
-    0x4e4d_7a56_1f5f_04ad,
-    0x4e53_1140_5bf2_f9db,
-    0x4e4b_e4ad_eeca_4569,
-    0x4e58_dd67_2f23_e64e,
-    0x4e49_ab68_b596_ba78,
-];
+const NUT_STARTCODES: [u64; 5] =
+    [0x4e4d_7a56_1f5f_04ad, 0x4e53_1140_5bf2_f9db, 0x4e4b_e4ad_eeca_4569, 0x4e58_dd67_2f23_e64e, 0x4e49_ab68_b596_ba78];
 
 /// A NUT file with the checksums of all its header packets repaired. Those of frames are left.
 pub(crate) fn with_nut_checksums(data: &[u8]) -> Vec<u8> {

@@ -14,8 +14,10 @@ pub(crate) fn micros(ns: u64) -> f64 {
 /// `{"total_us", "parts", "unaccounted_us", …}` of an answer.
 pub(crate) fn receipt(answer: &Answer) -> Value {
     let receipt = &answer.header.receipt;
-    let mut parts: Map<String, Value> =
-        Stage::ALL.iter().map(|stage| (stage.name().to_owned(), json!(micros(receipt.stage_ns[*stage as usize])))).collect();
+    let mut parts: Map<String, Value> = Stage::ALL
+        .iter()
+        .map(|stage| (stage.name().to_owned(), json!(micros(receipt.stage_ns[*stage as usize]))))
+        .collect();
     parts.insert("network".to_owned(), json!(micros(answer.network_ns())));
     json!({
         "total_us": micros(answer.total_ns),
@@ -43,7 +45,9 @@ pub(crate) fn answer(answer: &Answer) -> anyhow::Result<Value> {
     } else {
         object["answer"] = match header.body {
             BodyKind::Result => serde_json::to_value(answer.result()?)?,
-            BodyKind::Tensor => json!({ "type": "tensor", "dtype": header.dtype, "shape": header.dims(), "bytes": answer.payload.len() }),
+            BodyKind::Tensor => {
+                json!({ "type": "tensor", "dtype": header.dtype, "shape": header.dims(), "bytes": answer.payload.len() })
+            }
             BodyKind::Text | BodyKind::Empty => json!(String::from_utf8_lossy(&answer.payload)),
         };
     }
@@ -59,7 +63,11 @@ pub(crate) fn result_lines(result: &ModelResult) -> Vec<String> {
             .iter()
             .map(|found| {
                 let [x1, y1, x2, y2] = found.bbox;
-                format!("{:<16} {:>3.0} %  x {x1:.0} to {x2:.0}, y {y1:.0} to {y2:.0}", found.label.as_str(), found.score * 100.0)
+                format!(
+                    "{:<16} {:>3.0} %  x {x1:.0} to {x2:.0}, y {y1:.0} to {y2:.0}",
+                    found.label.as_str(),
+                    found.score * 100.0
+                )
             })
             .collect(),
         ModelResult::Classes { classes, .. } => {

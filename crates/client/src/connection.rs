@@ -267,4 +267,3 @@ pub(crate) async fn query(inner: &Inner, question: &str) -> Result<String, Clien
         other => Err(ClientError::Protocol(format!("a reply was expected, not {other:?}"))),
     }
 }
-

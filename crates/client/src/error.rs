@@ -9,7 +9,9 @@ pub enum ClientError {
     Certificates(String),
     #[error("no node answers at {address} ({reason}); is it running? start one with: sensorium node")]
     Unreachable { address: std::net::SocketAddr, reason: String },
-    #[error("the node at {address} does not accept this client ({reason}); its certificate must come from the node's authority: see sensorium ca")]
+    #[error(
+        "the node at {address} does not accept this client ({reason}); its certificate must come from the node's authority: see sensorium ca"
+    )]
     Rejected { address: std::net::SocketAddr, reason: String },
     #[error("the connection to {address} was lost and did not come back within {waited_ms} ms ({reason})")]
     Lost { address: std::net::SocketAddr, waited_ms: u64, reason: String },

@@ -49,8 +49,11 @@ pub(crate) async fn open(inner: &Arc<Inner>, options: SessionOptions, file: &Pat
         return Err(ClientError::Invalid(format!("{}: not a regular file", file.display())));
     }
     let connection = inner.connection().ok_or(ClientError::Closed)?;
-    let lost =
-        |error: quinn::ConnectionError| ClientError::Lost { address: inner.config.address, waited_ms: 0, reason: error.to_string() };
+    let lost = |error: quinn::ConnectionError| ClientError::Lost {
+        address: inner.config.address,
+        waited_ms: 0,
+        reason: error.to_string(),
+    };
     let (send, stream) = connection.open_bi().await.map_err(lost)?;
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let header = SessionHeader {
@@ -82,7 +85,10 @@ async fn upload(
     while left > 0 {
         let mut piece = BytesMut::with_capacity(PIECE_BYTES);
         if file.read_buf(&mut piece).await? == 0 {
-            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+            return Err(std::io::Error::new(
+                std::io::ErrorKind::UnexpectedEof,
+                "the file became shorter while it was read",
+            ));
         }
         piece.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         left -= piece.len() as u64;

@@ -21,7 +21,7 @@ use rustix::process::{PidfdFlags, Signal};
 
 use crate::protocol::{CONTROL_LINE_BYTES_MAX, WorkerReport, WorkerSetup};
 use crate::slab::Slab;
-use crate::worker::{FIRST_LANE_FD, CONTROL_FD, SLAB_FD};
+use crate::worker::{CONTROL_FD, FIRST_LANE_FD, SLAB_FD};
 
 /// How to start a worker.
 #[derive(Clone)]

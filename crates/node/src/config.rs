@@ -75,9 +75,12 @@ impl NodeConfig {
     /// # Errors
     /// [`ConfigError`], with the line, and for an unknown key the nearest known one.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        let config: Self = toml::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.to_owned(), reason: with_nearest_key(&error.to_string()) })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config: Self = toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            reason: with_nearest_key(&error.to_string()),
+        })?;
         config.check()?;
         Ok(config)
     }

@@ -92,7 +92,8 @@ impl DataDirectory {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let pid = self.find_node().ok().flatten().map_or_else(|| "unknown".to_owned(), |node| node.pid.to_string());
+                let pid =
+                    self.find_node().ok().flatten().map_or_else(|| "unknown".to_owned(), |node| node.pid.to_string());
                 return Err(DataError::Locked { path: self.root.clone(), pid });
             }
             Err(TryLockError::Error(source)) => return Err(DataError::File { path, source }),
@@ -132,9 +133,7 @@ impl DataDirectory {
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(DataError::File { path, source }),
         };
-        serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(|error| DataError::Corrupt { path, reason: error.to_string() })
+        serde_json::from_slice(&text).map(Some).map_err(|error| DataError::Corrupt { path, reason: error.to_string() })
     }
 }
 

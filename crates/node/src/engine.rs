@@ -28,7 +28,7 @@ pub use admit::{Admitted, Caller};
 pub use answer::{Delivered, InFlight, Reply};
 pub use lanes::{LaneLink, LaneModel, Nonsense};
 pub use models::{ModelInfo, ModelTable};
-pub use snapshot::{EngineSnapshot, LaneStatus, LaneModelStatus};
+pub use snapshot::{EngineSnapshot, LaneModelStatus, LaneStatus};
 
 use records::Records;
 use retained::{Known, Retained};

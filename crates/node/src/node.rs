@@ -128,11 +128,8 @@ impl Node {
         let api = RuntimeThread::start("api", io_cpus.get(..1).unwrap_or_default())?;
         let cluster = RuntimeThread::start("cluster", io_cpus.last_chunk::<1>().map_or(&[], |last| &last[..]))?;
         let control = RuntimeThread::start("control", &[])?;
-        let media = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("media")
-            .enable_all()
-            .build()?;
+        let media =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("media").enable_all().build()?;
 
         let slab = Slab::create(&config.slab)?;
         let board = Arc::new(Board::default());
@@ -153,12 +150,8 @@ impl Node {
             (listener, Listener::bind(config.listen_cluster, &bundle, &[ALPN_PEER], Liveness::PEER)?)
         };
         let (listener, cluster_listener) = (Arc::new(listener), Arc::new(cluster_listener));
-        let file = NodeFile {
-            name,
-            pid: std::process::id(),
-            api: listener.address()?,
-            cluster: cluster_listener.address()?,
-        };
+        let file =
+            NodeFile { name, pid: std::process::id(), api: listener.address()?, cluster: cluster_listener.address()? };
 
         let mut devices = Vec::new();
         for (number, device) in (0_u32..).zip(&plan.devices) {

@@ -26,7 +26,8 @@ pub(crate) async fn serve(listener: Arc<Listener>) {
                 .and_then(|identity| identity.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>().ok())
                 .and_then(|chain| pki::principal_of(chain.first()?).ok());
             if !principal.is_some_and(|principal| principal.has(Role::Peer)) {
-                return connection.close(CLOSE_FORBIDDEN.into(), b"the cluster port needs a certificate with the role peer");
+                return connection
+                    .close(CLOSE_FORBIDDEN.into(), b"the cluster port needs a certificate with the role peer");
             }
             while let Ok((mut send, mut recv)) = connection.accept_bi().await {
                 tokio::spawn(async move {

@@ -85,7 +85,8 @@ async fn run_parts(
 ) -> Result<(u64, u64, u64), String> {
     let fast = request.header.fast != 0;
     let info = source::probe(&limits.ffmpeg, &request.media.path).await?;
-    let (width, height, frame_rate) = info.video.map_or((0, 0, 0.0), |video| (video.width, video.height, video.frame_rate));
+    let (width, height, frame_rate) =
+        info.video.map_or((0, 0, 0.0), |video| (video.width, video.height, video.frame_rate));
     events.emit(
         0,
         EventBody::Opened {
@@ -117,15 +118,22 @@ async fn run_parts(
     let reading = source.read(frames, sound);
     let looking = visual::run(info.video, frame_queue, inference.clone(), events.clone(), evidence.clone());
     let listening = audio::run(info.audio, sound_queue, inference.clone(), events.clone(), evidence);
-    let fusing = fuse::run(info.video.is_some(), info.audio, limits.evidence.clone(), evidence_queue, inference, events.clone());
+    let fusing =
+        fuse::run(info.video.is_some(), info.audio, limits.evidence.clone(), evidence_queue, inference, events.clone());
     // Tasks of their own, so that they run beside each other; dropping this future stops them all.
     let mut parts = tokio::task::JoinSet::new();
     let (report, mut reports) = mpsc::unbounded_channel();
     let tell = report.clone();
-    parts.spawn(async move { let _ = tell.send(("visual", looking.await)); });
+    parts.spawn(async move {
+        let _ = tell.send(("visual", looking.await));
+    });
     let tell = report.clone();
-    parts.spawn(async move { let _ = tell.send(("audio", listening.await)); });
-    parts.spawn(async move { let _ = report.send(("fusion", fusing.await)); });
+    parts.spawn(async move {
+        let _ = tell.send(("audio", listening.await));
+    });
+    parts.spawn(async move {
+        let _ = report.send(("fusion", fusing.await));
+    });
     let dropped = reading.await?;
     let (mut frames, mut audio_samples, mut gaps) = (0, 0, dropped.gaps);
     for _ in 0..3 {

@@ -194,10 +194,7 @@ fn transport(liveness: Liveness, near: bool) -> Arc<quinn::TransportConfig> {
     if near {
         let mut discovery = quinn::MtuDiscoveryConfig::default();
         discovery.upper_bound(LOOPBACK_PACKET_BYTES);
-        config
-            .initial_mtu(LOOPBACK_PACKET_BYTES)
-            .min_mtu(LOOPBACK_PACKET_BYTES)
-            .mtu_discovery_config(Some(discovery));
+        config.initial_mtu(LOOPBACK_PACKET_BYTES).min_mtu(LOOPBACK_PACKET_BYTES).mtu_discovery_config(Some(discovery));
     }
     Arc::new(config)
 }

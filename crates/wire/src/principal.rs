@@ -89,7 +89,7 @@ impl Principal {
     }
 
     /// Reads [`Self::to_uri`]'s form. Tenant and name are 1 to 64 of `a-z A-Z 0-9 . _ -`; unknown roles, tiers and
-    /// keys make it `None`, because a right that is not understood must not be granted in part.
+    /// keys and repeated keys make it `None`, because a right that is not understood must not be granted in part.
     #[must_use]
     pub fn from_uri(uri: &str) -> Option<Self> {
         let (path, query) = uri.strip_prefix("sensorium://")?.split_once('?')?;
@@ -98,8 +98,14 @@ impl Principal {
             return None;
         }
         let mut principal = Self { tenant: tenant.to_owned(), name: name.to_owned(), roles: Vec::new(), tier: None };
+        let mut keys_seen = Vec::new();
         for pair in query.split('&') {
-            match pair.split_once('=')? {
+            let (key, value) = pair.split_once('=')?;
+            if keys_seen.contains(&key) {
+                return None;
+            }
+            keys_seen.push(key);
+            match (key, value) {
                 ("roles", "") => {}
                 ("roles", roles) => {
                     principal.roles = roles.split(',').map(Role::from_name).collect::<Option<_>>()?;
@@ -133,6 +139,7 @@ mod tests {
         assert_eq!(Principal::from_uri(&principal.to_uri()), Some(principal));
         assert_eq!(Principal::from_uri("sensorium://a/b?roles=submit,fly"), None);
         assert_eq!(Principal::from_uri("sensorium://a/b?roles=submit&x=y"), None);
+        assert_eq!(Principal::from_uri("sensorium://a/b?roles=submit&roles=operate"), None);
         assert_eq!(Principal::from_uri("sensorium://a b/c?roles="), None);
         assert_eq!(Principal::from_uri("https://a/b?roles=submit"), None);
     }

@@ -27,7 +27,12 @@ pub(crate) fn run(paths: &Paths, arguments: &ModelsArguments) -> Outcome {
             (None, false) => "ok".to_owned(),
         };
         if !arguments.json {
-            println!("{name:<14} v{:<3} {:<7} {:<40} {state}", manifest.version, manifest.modality.name(), manifest.licence);
+            println!(
+                "{name:<14} v{:<3} {:<7} {:<40} {state}",
+                manifest.version,
+                manifest.modality.name(),
+                manifest.licence
+            );
             println!("{:<14} {}", "", manifest.description);
         }
         rows.push(json!({ "manifest": manifest, "folder": package.folder, "problem": problem }));

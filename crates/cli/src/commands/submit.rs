@@ -25,7 +25,12 @@ pub(crate) fn run(paths: &Paths, arguments: &SubmitArguments) -> Outcome {
             match answer.header.body {
                 BodyKind::Result => show::result_lines(&answer.result()?).iter().for_each(|line| println!("{line}")),
                 BodyKind::Tensor | BodyKind::Text | BodyKind::Empty => {
-                    println!("{} {:?}, {} bytes", answer.header.dtype.name(), answer.header.dims(), answer.payload.len());
+                    println!(
+                        "{} {:?}, {} bytes",
+                        answer.header.dtype.name(),
+                        answer.header.dims(),
+                        answer.payload.len()
+                    );
                 }
             }
             println!("{}", show::receipt_line(&answer));

@@ -49,14 +49,7 @@ impl SharedMemory {
         let bytes = usize::try_from(bytes).map_err(|_| invalid("the shared memory does not fit the address space"))?;
         // SAFETY: a fresh mapping at an address that the kernel chooses; the seal keeps the file from shrinking under it.
         let base = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                bytes,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::SHARED,
-                &fd,
-                0,
-            )?
+            rustix::mm::mmap(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &fd, 0)?
         };
         let base = NonNull::new(base.cast::<u8>()).ok_or_else(|| invalid("mapped at address 0"))?;
         // Huge pages are best effort: they save page faults and a little of each copy where the host allows them.
@@ -70,9 +63,8 @@ impl SharedMemory {
         let bytes = usize::try_from(bytes).unwrap_or(self.bytes).min(self.bytes);
         if bytes > 0 {
             // SAFETY: advice about the start of our own mapping.
-            let _ = unsafe {
-                rustix::mm::madvise(self.base.as_ptr().cast::<c_void>(), bytes, Advice::LinuxPopulateWrite)
-            };
+            let _ =
+                unsafe { rustix::mm::madvise(self.base.as_ptr().cast::<c_void>(), bytes, Advice::LinuxPopulateWrite) };
         }
     }
 
@@ -115,7 +107,10 @@ impl SharedMemory {
     /// # Safety
     /// The caller must be the only one that uses these bytes: a worker may do so with the output slot that the node
     /// assigned to the attempt it is running, once per attempt.
-    #[expect(clippy::mut_from_ref, reason = "the memory is shared between processes; exclusivity is the caller's promise")]
+    #[expect(
+        clippy::mut_from_ref,
+        reason = "the memory is shared between processes; exclusivity is the caller's promise"
+    )]
     pub unsafe fn write_access(&self, offset: u64, bytes: u64) -> Option<&mut [u8]> {
         let (offset, bytes) = self.span(offset, bytes)?;
         // SAFETY: inside the mapping (checked), exclusive by the caller's promise.

@@ -15,8 +15,8 @@ use crate::backend::Backend;
 use crate::clock::now_ns;
 use crate::executor::{self, Executor, JobInput, JobOutput};
 use crate::protocol::{
-    AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, ModelSetup, PACKET_BYTES_MAX,
-    put_packet, read_packet,
+    AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, ModelSetup,
+    PACKET_BYTES_MAX, put_packet, read_packet,
 };
 use crate::slab::SharedMemory;
 
@@ -35,8 +35,7 @@ struct Model {
 impl Lane {
     /// Loads, warms and measures the lane's models. One that cannot be loaded is reported; the others work.
     pub(super) fn load(setup: &LaneSetup, repository: &Repository, backend: &dyn Backend) -> Self {
-        let mut lane =
-            Self { models: Vec::new(), report: LaneReport { modality: setup.modality, models: Vec::new() } };
+        let mut lane = Self { models: Vec::new(), report: LaneReport { modality: setup.modality, models: Vec::new() } };
         for ModelSetup { name, profile } in &setup.models {
             let began = Instant::now();
             let loaded = load_model(name, profile.as_ref(), repository, backend);
@@ -60,12 +59,7 @@ impl Lane {
     ///
     /// # Errors
     /// When the node sends what no sound node sends, or the socket fails.
-    pub(super) fn run(
-        &mut self,
-        socket: &OwnedFd,
-        memory: &SharedMemory,
-        injection: &Injection,
-    ) -> Result<(), String> {
+    pub(super) fn run(&mut self, socket: &OwnedFd, memory: &SharedMemory, injection: &Injection) -> Result<(), String> {
         let mut packet = vec![0; PACKET_BYTES_MAX];
         let mut answer = Vec::with_capacity(PACKET_BYTES_MAX);
         loop {
@@ -89,13 +83,8 @@ impl Lane {
                 .and_then(|model| model.executor.as_deref_mut())
                 .ok_or_else(|| format!("batch {} is for model {}, which is not loaded", head.batch, head.model))?;
             let entries = run_batch(model, &jobs, memory, injection)?;
-            let head = AnswerHead {
-                batch: head.batch,
-                received_ns,
-                finished_ns: now_ns(),
-                jobs: head.jobs,
-                reserved: 0,
-            };
+            let head =
+                AnswerHead { batch: head.batch, received_ns, finished_ns: now_ns(), jobs: head.jobs, reserved: 0 };
             put_packet(&mut answer, &head, entries);
             if jobs.iter().any(|job| starts_with(memory, job, injection.nonsense_on_prefix.as_deref())) {
                 answer.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(31).wrapping_add(7));
@@ -197,8 +186,8 @@ fn entry(job: &JobEntry, output: &mut JobOutput<'_>) -> AnswerEntry {
 
 fn starts_with(memory: &SharedMemory, job: &JobEntry, prefix: Option<&str>) -> bool {
     prefix.is_some_and(|prefix| {
-        memory
-            .read(job.input_offset, job.input_bytes)
-            .is_some_and(|bytes| bytes.get(job.state_bytes as usize..).is_some_and(|b| b.starts_with(prefix.as_bytes())))
+        memory.read(job.input_offset, job.input_bytes).is_some_and(|bytes| {
+            bytes.get(job.state_bytes as usize..).is_some_and(|b| b.starts_with(prefix.as_bytes()))
+        })
     })
 }

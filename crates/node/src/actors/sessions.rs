@@ -56,7 +56,8 @@ impl Actor for SessionSupervisor {
     ) -> Result<(), ActorProcessingErr> {
         let SessionsMessage::Open(request) = message;
         let Some(guard) = args.desk.enter(args.limits.sessions_max) else {
-            let reason = format!("{} sessions are running, the node's limit; try again later", args.limits.sessions_max);
+            let reason =
+                format!("{} sessions are running, the node's limit; try again later", args.limits.sessions_max);
             let _ = request.events.push(
                 |out| put_frame(out, Kind::Error, 0, &[], reason.len() as u64),
                 Payload::Copied(reason.as_bytes()),

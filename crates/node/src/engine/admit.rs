@@ -76,13 +76,8 @@ impl Engine {
         }
         let budget_ns = header.budget_us.saturating_mul(1000);
         let deadline_ns = header_ns.saturating_add(budget_ns);
-        let probe = Job {
-            key: JobKey(u64::MAX),
-            model: model.key,
-            deadline_ns,
-            urgency: header.urgency,
-            payload_bytes,
-        };
+        let probe =
+            Job { key: JobKey(u64::MAX), model: model.key, deadline_ns, urgency: header.urgency, payload_bytes };
         let refusal = self.core.lock().scheduler.refusal(header_ns, &probe);
         if let Some((reason, retry_after_us)) = refusal {
             return Err(Rejection::new(reason, explain(reason, name, header.budget_us)).retry_after_us(retry_after_us));
@@ -146,8 +141,7 @@ impl Engine {
             return;
         }
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        let job =
-            Job { key, model, deadline_ns, urgency: header.urgency, payload_bytes: input_bytes };
+        let job = Job { key, model, deadline_ns, urgency: header.urgency, payload_bytes: input_bytes };
         let _ = self.handle(&mut core, Event::JobArrived(job));
     }
 

@@ -8,9 +8,9 @@ use sensorium_device::clock::now_ns;
 use sensorium_device::protocol::{AnswerEntry, AnswerHead, read_packet};
 use sensorium_models::profile::ServiceProfile;
 use sensorium_scheduler::{BatchId, DeviceId, Event, Handled, JobKey, LaneId, ModelKey, ModelPolicy};
+use sensorium_wire::Modality;
 use sensorium_wire::ids::Name;
 use sensorium_wire::receipt::Stage;
-use sensorium_wire::Modality;
 use thiserror::Error;
 
 use super::Engine;
@@ -76,8 +76,12 @@ impl Engine {
                 model.profile.batches.iter().map(|batch| (batch.jobs, pick(batch))).collect()
             };
             let run_ns_max = u64::from(info.run_ms_max) * 1_000_000;
-            let policy =
-                ModelPolicy::new(info.batch_max, run_ns_max, quantile(|batch| batch.total.p50_ns), quantile(|batch| batch.total.p99_ns));
+            let policy = ModelPolicy::new(
+                info.batch_max,
+                run_ns_max,
+                quantile(|batch| batch.total.p50_ns),
+                quantile(|batch| batch.total.p99_ns),
+            );
             Some((model.key, policy))
         });
         let policies = policies.collect();
@@ -102,8 +106,8 @@ impl Engine {
     pub fn lane_packet(&self, lane: LaneId, packet: &[u8]) -> Result<(), Nonsense> {
         self.injection.pause(Stage::Collect);
         let collected_ns = now_ns();
-        let (head, entries) = read_packet::<AnswerHead, AnswerEntry>(packet, |head| head.jobs)
-            .ok_or(Nonsense::Packet(packet.len()))?;
+        let (head, entries) =
+            read_packet::<AnswerHead, AnswerEntry>(packet, |head| head.jobs).ok_or(Nonsense::Packet(packet.len()))?;
         let mut guard = self.core.lock();
         let core = &mut *guard;
         let Some(link) = core.lanes.get_mut(&lane) else {
@@ -134,7 +138,8 @@ impl Engine {
         // The scheduler hears first: the worker gets its next batch before the answers of this one are written.
         let handled = self.handle(core, Event::BatchDone { lane, batch: sent.batch, service_ns });
         debug_assert_eq!(handled, Handled::Applied);
-        let ran = super::run::Ran { head, sent_ns: sent.sent_ns, collected_ns, device_name, modality, jobs: entries.len() };
+        let ran =
+            super::run::Ran { head, sent_ns: sent.sent_ns, collected_ns, device_name, modality, jobs: entries.len() };
         for (entry, (key, _)) in entries.iter().zip(&sent.jobs) {
             if let Some(record) = core.records.remove(*key) {
                 self.finish_run(record, entry, &ran);

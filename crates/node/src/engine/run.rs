@@ -35,7 +35,8 @@ pub(super) fn implausible(
     sent_ns: u64,
     collected_ns: u64,
 ) -> Option<&'static str> {
-    let stages = [entry.prepare_ns, entry.infer_ns, entry.interpret_ns].iter().try_fold(0_u64, |sum, ns| sum.checked_add(*ns));
+    let stages =
+        [entry.prepare_ns, entry.infer_ns, entry.interpret_ns].iter().try_fold(0_u64, |sum, ns| sum.checked_add(*ns));
     if entry.output_bytes > capacity {
         Some("its output is longer than its slot")
     } else if BodyKind::from_code(entry.body).is_none() || Dtype::from_code(entry.dtype).is_none() {
@@ -142,13 +143,7 @@ impl Engine {
     }
 
     /// Ends a job that did not run to a result.
-    fn end(
-        &self,
-        core: &mut Core,
-        key: JobKey,
-        outcome: Outcome,
-        why: impl FnOnce(&Record, &str) -> Rejection,
-    ) {
+    fn end(&self, core: &mut Core, key: JobKey, outcome: Outcome, why: impl FnOnce(&Record, &str) -> Rejection) {
         let Some(record) = core.records.remove(key) else { return };
         let model = self.models.get(record.model).map_or("", |info| info.name.as_str());
         let rejection = why(&record, model);
@@ -254,8 +249,10 @@ impl Engine {
     fn receipt_without_run(&self, record: &Record) -> Receipt {
         let now = now_ns();
         let times = &record.times;
-        let mut receipt = Receipt { node: self.node, node_ns: now - times.header_ns, attempt: record.attempt, ..Receipt::default() };
-        receipt.stage_ns[Stage::Admit as usize] = times.admitted_ns - times.header_ns + (times.queued_ns - times.received_ns);
+        let mut receipt =
+            Receipt { node: self.node, node_ns: now - times.header_ns, attempt: record.attempt, ..Receipt::default() };
+        receipt.stage_ns[Stage::Admit as usize] =
+            times.admitted_ns - times.header_ns + (times.queued_ns - times.received_ns);
         receipt.stage_ns[Stage::Receive as usize] = times.received_ns - times.admitted_ns;
         receipt.stage_ns[Stage::Queue as usize] = now - times.queued_ns;
         receipt.model_version = self.models.get(record.model).map_or(0, |info| info.version);

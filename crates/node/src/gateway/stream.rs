@@ -30,7 +30,11 @@ pub(super) struct Peer {
 enum Sink {
     /// Nowhere: there is none, or the job was refused.
     Discard,
-    Job { admitted: Box<Admitted>, written: u64, reply: Reply },
+    Job {
+        admitted: Box<Admitted>,
+        written: u64,
+        reply: Reply,
+    },
     Question(Vec<u8>),
     Upload(Box<Upload>),
 }
@@ -88,16 +92,13 @@ impl Stream {
         let mut reader = FrameReader::default();
         let mut chunks: [Bytes; 64] = std::array::from_fn(|_| Bytes::new());
         loop {
-            let count = match recv.read_chunks(&mut chunks).await {
-                Ok(Some(count)) => count,
-                // A client that vanishes or ends inside a frame leaves nothing behind: the sink's memory is freed here.
-                Ok(None) | Err(_) => {
-                    self.sink = Sink::Discard;
-                    if !self.answers_pending {
-                        self.outbox.finish();
-                    }
-                    return Ok(());
+            // A client that vanishes or ends inside a frame leaves nothing behind: the sink's memory is freed here.
+            let Ok(Some(count)) = recv.read_chunks(&mut chunks).await else {
+                self.sink = Sink::Discard;
+                if !self.answers_pending {
+                    self.outbox.finish();
                 }
+                return Ok(());
             };
             for chunk in &mut chunks[..count] {
                 let chunk = std::mem::take(chunk);
@@ -239,10 +240,9 @@ impl Stream {
         let Some(json) = self.peer.gateway.desk.answer(question) else {
             return self.fail(&format!("no question {question:?}; status and models are known"));
         };
-        let _ = self.outbox.push(
-            |out| put_frame(out, Kind::Reply, 1, &[], json.len() as u64),
-            Payload::Shared(json.clone().into()),
-        );
+        let _ = self
+            .outbox
+            .push(|out| put_frame(out, Kind::Reply, 1, &[], json.len() as u64), Payload::Shared(json.clone().into()));
         self.outbox.finish();
     }
 
@@ -253,10 +253,8 @@ impl Stream {
             end -= 1;
         }
         let reason = &reason.as_bytes()[..end];
-        let _ = self.outbox.push(
-            |out| put_frame(out, Kind::Error, 0, &[], reason.len() as u64),
-            Payload::Copied(reason),
-        );
+        let _ =
+            self.outbox.push(|out| put_frame(out, Kind::Error, 0, &[], reason.len() as u64), Payload::Copied(reason));
         self.outbox.finish();
     }
 }

@@ -21,7 +21,10 @@ const WINDOWS_PER_JOB: usize = 8;
 /// Sound that is kept for transcription: the longest segment, its padding, and the silence that ends it.
 const KEPT_SAMPLES_MAX: usize = 70 * SAMPLE_RATE_HZ as usize;
 
-const JOB_SAMPLES: usize = WINDOWS_PER_JOB * WINDOW_SAMPLES as usize;
+/// Samples of one speech window.
+const SPEECH_WINDOW: usize = 512;
+const JOB_SAMPLES: usize = WINDOWS_PER_JOB * SPEECH_WINDOW;
+const _: () = assert!(SPEECH_WINDOW as u64 == WINDOW_SAMPLES);
 
 struct Audio {
     inference: Inference,
@@ -130,7 +133,7 @@ impl Audio {
     async fn detect_speech(&mut self, chunk: &[f32]) -> Result<Vec<f32>, String> {
         let mut bytes = pcm_bytes(chunk);
         // The last windows of a stream are filled up with silence.
-        let whole = chunk.len().next_multiple_of(usize::try_from(WINDOW_SAMPLES).unwrap_or(512));
+        let whole = chunk.len().next_multiple_of(SPEECH_WINDOW);
         bytes.resize(whole * size_of::<f32>(), 0);
         let shape = [u32::try_from(whole).unwrap_or(u32::MAX), 1];
         let mut request = Request::new(SPEECH, PayloadKind::Pcm, &shape, &bytes);

@@ -24,7 +24,9 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn new(outbox: Outbox) -> Self {
-        Self { shared: Arc::new((Mutex::new(Stream { outbox, number: 0, latest_ms: 0, closed: false }), Notify::new())) }
+        Self {
+            shared: Arc::new((Mutex::new(Stream { outbox, number: 0, latest_ms: 0, closed: false }), Notify::new())),
+        }
     }
 
     /// Sends an event. After the last one nothing is sent.

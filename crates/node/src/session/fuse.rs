@@ -21,14 +21,34 @@ const FAST_LATE_MS_MAX: u64 = 120_000;
 
 /// What the other parts found.
 pub(super) enum Evidence {
-    Frame { t_ms: u64, tracks: Vec<Track>, new_tracks: u32, speeds: Vec<f32> },
+    Frame {
+        t_ms: u64,
+        tracks: Vec<Track>,
+        new_tracks: u32,
+        speeds: Vec<f32>,
+    },
     /// Frames up to here have been looked at or lost.
     VideoUntil(u64),
     VideoEnd,
-    Speech { start_ms: u64, probabilities: Vec<f32> },
-    Samples { start_ms: u64, end_ms: u64, samples: Arc<[f32]> },
-    Sounds { start_ms: u64, end_ms: u64, classes: Vec<ClassScore> },
-    Words { start_ms: u64, end_ms: u64, text: String },
+    Speech {
+        start_ms: u64,
+        probabilities: Vec<f32>,
+    },
+    Samples {
+        start_ms: u64,
+        end_ms: u64,
+        samples: Arc<[f32]>,
+    },
+    Sounds {
+        start_ms: u64,
+        end_ms: u64,
+        classes: Vec<ClassScore>,
+    },
+    Words {
+        start_ms: u64,
+        end_ms: u64,
+        text: String,
+    },
     /// Sound up to here has been heard or lost.
     AudioUntil(u64),
     AudioEnd,
@@ -55,19 +75,22 @@ pub(super) async fn run(
     events: Events,
 ) -> Tally {
     let late_ms_max = if inference.is_fast() { FAST_LATE_MS_MAX } else { LATE_MS_MAX };
-    let sources: Vec<Source> =
-        [(video, Source::Video), (audio, Source::Audio)].into_iter().filter_map(|(has, source)| has.then_some(source)).collect();
+    let sources: Vec<Source> = [(video, Source::Video), (audio, Source::Audio)]
+        .into_iter()
+        .filter_map(|(has, source)| has.then_some(source))
+        .collect();
     let settings = FusionSettings { late_ms_max, ..FusionSettings::default() };
-    let windows = spec
-        .filter(|_| inference.has(FUSION))
-        .and_then(|spec| FusionWindows::new(&spec, settings, &sources).inspect_err(|error| tracing::error!(%error, "fusion")).ok());
+    let windows = spec.filter(|_| inference.has(FUSION)).and_then(|spec| {
+        FusionWindows::new(&spec, settings, &sources).inspect_err(|error| tracing::error!(%error, "fusion")).ok()
+    });
     let Some(windows) = windows else {
         // Without fusion the evidence is taken all the same, so that the other parts never wait.
         while evidence.recv().await.is_some() {}
         return Tally::default();
     };
     let gaps = Gaps::new(Modality::Fusion, events.clone());
-    let mut fusion = Fusion { windows, inference, events, gaps, tally: Tally::default(), video_ended: false, audio_ended: false };
+    let mut fusion =
+        Fusion { windows, inference, events, gaps, tally: Tally::default(), video_ended: false, audio_ended: false };
     while let Some(piece) = evidence.recv().await {
         let closed = fusion.add(piece);
         fusion.fuse(closed).await;
@@ -125,7 +148,9 @@ impl Fusion {
                     let body: EventBody = row.body(events, intensity);
                     self.events.emit(row.end_ms, body, Some(receipt));
                 }
-                Ok((other, _)) => self.gaps.lose(row.start_ms, row.end_ms, &format!("{FUSION} is no fusion model: {other:?}")),
+                Ok((other, _)) => {
+                    self.gaps.lose(row.start_ms, row.end_ms, &format!("{FUSION} is no fusion model: {other:?}"))
+                }
                 Err(reason) => self.gaps.lose(row.start_ms, row.end_ms, reason.split(':').next().unwrap_or(&reason)),
             }
         }

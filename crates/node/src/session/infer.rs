@@ -97,10 +97,8 @@ impl Inference {
             match self.try_start(request) {
                 Ok(pending) => return Ok(pending),
                 Err((reason, retry_after_us, detail)) => {
-                    let passing = matches!(
-                        reason,
-                        Reason::Overloaded | Reason::ModelUnavailable | Reason::DeadlineUnreachable
-                    );
+                    let passing =
+                        matches!(reason, Reason::Overloaded | Reason::ModelUnavailable | Reason::DeadlineUnreachable);
                     let waited_ms = (now_ns() - began) / 1_000_000;
                     if !self.fast || !passing || waited_ms > RETRY_MS_MAX {
                         return Err(detail);

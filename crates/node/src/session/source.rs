@@ -115,7 +115,8 @@ pub(super) async fn probe(ffmpeg: &Path, file: &Path) -> Result<SourceInfo, Stri
         .spawn()
         .map_err(|error| format!("{}: {error}; is ffmpeg installed? (ops/setup)", ffprobe.display()))?;
     let answer = tokio::time::timeout(Duration::from_millis(PROBE_MS_MAX), talk(child)).await;
-    let (ok, text, complaint) = answer.map_err(|_| format!("the file could not be probed within {PROBE_MS_MAX} ms"))??;
+    let (ok, text, complaint) =
+        answer.map_err(|_| format!("the file could not be probed within {PROBE_MS_MAX} ms"))??;
     let not_media = || {
         let complaint = complaint.lines().next_back().unwrap_or("no stream found");
         // The spool file's name means nothing to the client.
@@ -127,15 +128,14 @@ pub(super) async fn probe(ffmpeg: &Path, file: &Path) -> Result<SourceInfo, Stri
     }
     let probe: Probe = serde_json::from_str(&text).map_err(|_| not_media())?;
     let is = |stream: &ProbeStream, kind: &str| stream.codec_type.as_deref() == Some(kind);
-    let video = probe
-        .streams
-        .iter()
-        .find(|stream| is(stream, "video") && stream.disposition.attached_pic == 0)
-        .and_then(|stream| {
-            let rate = |text: &Option<String>| parse_rate(text.as_deref()?);
-            let frame_rate = rate(&stream.avg_frame_rate).or_else(|| rate(&stream.r_frame_rate)).unwrap_or(25.0);
-            Some(VideoInfo { width: stream.width?, height: stream.height?, frame_rate })
-        });
+    let video =
+        probe.streams.iter().find(|stream| is(stream, "video") && stream.disposition.attached_pic == 0).and_then(
+            |stream| {
+                let rate = |text: &Option<String>| parse_rate(text.as_deref()?);
+                let frame_rate = rate(&stream.avg_frame_rate).or_else(|| rate(&stream.r_frame_rate)).unwrap_or(25.0);
+                Some(VideoInfo { width: stream.width?, height: stream.height?, frame_rate })
+            },
+        );
     if let Some(video) = video {
         let bytes = u64::from(video.width) * u64::from(video.height) * 3;
         if bytes == 0 || bytes > limits::PAYLOAD_BYTES_MAX {
@@ -168,7 +168,11 @@ async fn talk(mut child: Child) -> Result<(bool, String, String), String> {
     let _ = tokio::join!(stdout.read_to_end(&mut text), stderr.read_to_end(&mut complaint));
     drop((stdout, stderr));
     let status = child.wait().await.map_err(|error| error.to_string())?;
-    Ok((status.success(), String::from_utf8_lossy(&text).into_owned(), String::from_utf8_lossy(&complaint).into_owned()))
+    Ok((
+        status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+        String::from_utf8_lossy(&complaint).into_owned(),
+    ))
 }
 
 /// A file being read.

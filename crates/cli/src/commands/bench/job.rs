@@ -93,8 +93,17 @@ fn sample(manifest: &Manifest, bytes: u32) -> anyhow::Result<Sample> {
         .collect()
     };
     let pcm = |samples: u32, sample_rate_hz: u32| {
-        let sound = noise(samples as usize).iter().flat_map(|byte| (f32::from(*byte) / 512.0 - 0.25).to_le_bytes()).collect::<Vec<u8>>();
-        Sample { kind: PayloadKind::Pcm, dtype: Dtype::F32, dims: vec![samples, 1], sample_rate_hz, bytes: sound.into() }
+        let sound = noise(samples as usize)
+            .iter()
+            .flat_map(|byte| (f32::from(*byte) / 512.0 - 0.25).to_le_bytes())
+            .collect::<Vec<u8>>();
+        Sample {
+            kind: PayloadKind::Pcm,
+            dtype: Dtype::F32,
+            dims: vec![samples, 1],
+            sample_rate_hz,
+            bytes: sound.into(),
+        }
     };
     let raw = |kind, dtype, dims, bytes: Vec<u8>| Sample { kind, dtype, dims, sample_rate_hz: 0, bytes: bytes.into() };
     Ok(match &manifest.prepare {

@@ -64,7 +64,11 @@ impl Listing {
                     self.objects.entry(label.clone()).or_default().insert(track.id);
                     if self.shown.insert(track.id) {
                         let (x, y) = ((track.bbox[0] + track.bbox[2]) / 2.0, (track.bbox[1] + track.bbox[3]) / 2.0);
-                        lines.push(format!("seen   {label} #{} at {x:.0}, {y:.0} ({:.0} %)", track.id, track.score * 100.0));
+                        lines.push(format!(
+                            "seen   {label} #{} at {x:.0}, {y:.0} ({:.0} %)",
+                            track.id,
+                            track.score * 100.0
+                        ));
                     }
                 }
                 lines
@@ -116,7 +120,10 @@ impl Listing {
         let mut lines = vec![String::new()];
         let (frames, audio_ms, gaps) = self.closed.unwrap_or_default();
         let gaps = if gaps == 0 { "nothing left out".to_owned() } else { format!("{gaps} gaps") };
-        lines.push(format!("Looked at {frames} frames and listened to {} of sound; {gaps}.", duration(audio_ms * 1_000_000)));
+        lines.push(format!(
+            "Looked at {frames} frames and listened to {} of sound; {gaps}.",
+            duration(audio_ms * 1_000_000)
+        ));
         let mut objects: Vec<_> = self.objects.iter().map(|(label, ids)| (ids.len(), label)).collect();
         objects.sort_by(|a, b| b.cmp(a));
         let objects: Vec<_> = objects.iter().map(|(count, label)| format!("{count} × {label}")).collect();
@@ -138,7 +145,12 @@ impl Listing {
             let mut sorted = latencies.clone();
             sorted.sort_unstable();
             let at = |percent: usize| duration(sorted[(sorted.len() - 1) * percent / 100]);
-            lines.push(format!("Took:   {kind}: {} at the median, {} at the 99th percentile ({} answers)", at(50), at(99), sorted.len()));
+            lines.push(format!(
+                "Took:   {kind}: {} at the median, {} at the 99th percentile ({} answers)",
+                at(50),
+                at(99),
+                sorted.len()
+            ));
         }
         lines
     }
