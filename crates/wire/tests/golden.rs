@@ -113,7 +113,10 @@ fn fixtures_are_read_as_what_they_were_written_from() {
 fn a_job_of_either_version_is_read() {
     let (old, new) = (golden("submit-version-0"), golden("submit"));
     assert_eq!(codec::decode_submit(1, &new), Ok(samples::submit()));
-    assert_eq!(codec::decode_submit(0, &old), Ok(SubmitHeader { freshness_us: 0, digest: [0; 32], ..samples::submit() }));
+    assert_eq!(
+        codec::decode_submit(0, &old),
+        Ok(SubmitHeader { freshness_us: 0, digest: [0; 32], ..samples::submit() })
+    );
     // Neither passes for the other.
     let error = |bytes| Err(FrameError::Header { kind: Kind::Submit, bytes });
     assert_eq!(codec::decode_submit(0, &new), error(184));

@@ -101,6 +101,29 @@ impl Engine {
         })
     }
 
+    /// Takes a job that was sent before: its answer, given already or to come, goes to `reply`, and its payload is not
+    /// needed again. Gives the reply back when the job id is new.
+    ///
+    /// # Errors
+    /// The reply of a job that is to be admitted.
+    pub fn rejoin(&self, caller: CallerId, job_id: JobId, reply: Reply) -> Result<(), Reply> {
+        let earlier = self.known.get(&(caller, job_id)).map(|known| match &*known {
+            Known::InFlight(key) => Earlier::InFlight(*key),
+            Known::Answered(answer) => Earlier::Answered(answer.clone()),
+        });
+        match earlier {
+            None => return Err(reply),
+            Some(Earlier::Answered(answer)) => self.send(reply, Delivered::from_retained(answer)),
+            Some(Earlier::InFlight(key)) => match self.core.lock().records.get_mut(key) {
+                // Answered between the two look-ups: admitting it finds the answer.
+                None => return Err(reply),
+                // The old reply's connection is taken for lost.
+                Some(record) => record.reply = Some(reply),
+            },
+        }
+        Ok(())
+    }
+
     /// Queues a job whose payload is complete. From here on `reply` gets exactly one final answer.
     ///
     /// A job id that is in flight already is not run again: the new reply takes the place of the old one, whose

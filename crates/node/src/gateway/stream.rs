@@ -150,6 +150,13 @@ impl Stream {
         };
         self.answers_pending = true;
         let engine = &peer.gateway.engine;
+        let reply = match engine.rejoin(peer.caller.id, header.job_id, reply) {
+            Err(reply) => reply,
+            Ok(()) => {
+                self.sink = Sink::Discard;
+                return if own_stream { Err(StreamEnd::Stopped) } else { Ok(()) };
+            }
+        };
         let admitted = if !peer.principal.has(Role::Submit) {
             Err(Rejection::new(Reason::Forbidden, "submitting jobs needs a certificate with the role submit"))
         } else if jobs > limits::JOBS_IN_FLIGHT_MAX || bytes > limits::BYTES_IN_FLIGHT_MAX {

@@ -1,0 +1,91 @@
+//! A connection that breaks: jobs are sent again under the same id, run once, and answered once.
+
+mod support;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sensorium_client::{ClientError, Job};
+use sensorium_wire::{Dtype, JobId, Urgency};
+use support::{Node, block_on};
+
+fn identity(bytes: usize) -> Job {
+    Job::tensor("identity", Dtype::U8, &[u32::try_from(bytes).unwrap()]).deadline_ms(60_000)
+}
+
+#[test]
+fn jobs_survive_broken_connections_and_are_answered_once() {
+    let node = Node::start("load = [\"identity\", \"yamnet\"]\n");
+    block_on(async {
+        let client = node.client().await;
+        let answered = AtomicUsize::new(0);
+        let jobs = (0..400_usize).map(|number| {
+            let (client, answered) = (client.clone(), &answered);
+            async move {
+                // Some are small and share a stream, some are large and have their own.
+                let payload = vec![u8::try_from(number % 251).unwrap(); if number % 25 == 0 { 100_000 } else { 1_000 }];
+                let urgency = if number % 2 == 0 { Urgency::Standard } else { Urgency::High };
+                let answer = client.submit(identity(payload.len()).urgency(urgency), payload.clone()).await.unwrap();
+                assert!(answer.is_result(), "{:?}", answer.rejection());
+                assert!(answer.payload == payload, "job {number}: other bytes came back");
+                answered.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let breaking = async {
+            for _ in 0..5 {
+                while client.connection().is_none() {
+                    tokio::task::yield_now().await;
+                }
+                if let Some(connection) = client.connection() {
+                    connection.close(9_u32.into(), b"pulled out");
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(3)).await;
+            }
+        };
+        futures_util::join!(futures_util::future::join_all(jobs), breaking);
+        assert_eq!(answered.load(Ordering::Relaxed), 400);
+        client.close().await;
+    });
+    let status = node.wait_until("all is done", |status| status["engine"]["jobs_in_flight"] == 0);
+    assert_eq!(status["engine"]["slab_bytes_out"], 0, "{status}");
+}
+
+#[test]
+fn a_job_id_is_run_once_however_often_it_is_sent() {
+    let node = Node::start("load = [\"identity\"]\n");
+    block_on(async {
+        let client = node.client().await;
+        let id = JobId([7; 16]);
+        let first = client.submit(identity(3).job_id(id), &b"one"[..]).await.unwrap();
+        // The same id with other bytes: the answer is the first one's, because that job was done.
+        let second = client.submit(identity(3).job_id(id), &b"two"[..]).await.unwrap();
+        assert_eq!((&first.payload[..], &second.payload[..]), (&b"one"[..], &b"one"[..]));
+        let other = client.submit(identity(3).job_id(JobId([8; 16])), &b"two"[..]).await.unwrap();
+        assert_eq!(&other.payload[..], b"two");
+    });
+    assert_eq!(node.status().unwrap()["engine"]["accepted"], 2);
+}
+
+#[test]
+fn a_node_that_does_not_come_back_ends_every_job_with_a_reason() {
+    let mut node = Node::start("load = [\"nanodet\"]\n");
+    block_on(async {
+        let mut config = node.client_config();
+        config.reconnect_ms_max = 500;
+        let client = sensorium_client::Client::connect(config).await.unwrap();
+        let frame = vec![0_u8; 640 * 480 * 3];
+        let job = || Job::frame("nanodet", 640, 480, sensorium_wire::PixelFormat::Rgb24).deadline_ms(60_000);
+        let jobs = (0..20).map(|_| client.submit(job(), frame.clone()));
+        let killing = async {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            node.signal("KILL");
+        };
+        let (answers, ()) = futures_util::join!(futures_util::future::join_all(jobs), killing);
+        let lost = answers.iter().filter(|answer| matches!(answer, Err(ClientError::Lost { .. }))).count();
+        let done = answers.iter().filter(|answer| answer.is_ok()).count();
+        assert_eq!(lost + done, 20, "{answers:?}");
+        assert!(lost > 0);
+        let error = client.submit(identity(1), &b"x"[..]).await.unwrap_err();
+        assert!(matches!(error, ClientError::Closed), "{error}");
+    });
+    assert!(!node.wait());
+}
