@@ -166,6 +166,31 @@ fn decoders_accept_the_corpus() {
         let read = sensorium_processing::npy::read(&bytes);
         assert!(read.is_ok(), "{}: {read:?}", path.display());
     }
+    for (path, bytes) in files("frame") {
+        let (mut reader, mut input) = (sensorium_transport::FrameReader::default(), &bytes[..]);
+        while reader.step(&mut input).unwrap() != sensorium_transport::Step::More {}
+        assert!(reader.is_between_frames(), "{}", path.display());
+    }
+    for (path, bytes) in files("submit") {
+        let version = if path.to_string_lossy().ends_with("-v0") { 0 } else { 1 };
+        let (length, header) = bytes.split_first_chunk().unwrap();
+        let header = sensorium_wire::codec::decode_submit(version, header).unwrap();
+        header.check(u64::from_be_bytes(*length)).unwrap();
+    }
+    for (path, bytes) in files("message") {
+        let result = sensorium_wire::codec::decode::<sensorium_wire::result::ModelResult>(&bytes).is_some();
+        let event = sensorium_wire::codec::decode::<sensorium_wire::Event>(&bytes).is_some();
+        assert!(result || event, "{}", path.display());
+    }
+    for (_, bytes) in files("principal") {
+        sensorium_wire::Principal::from_uri(std::str::from_utf8(&bytes).unwrap()).unwrap();
+    }
+    for (_, bytes) in files("tokenizer") {
+        sensorium_processing::tokens::Tokenizer::from_json(&bytes).unwrap();
+    }
+    for (_, bytes) in files("worker_report") {
+        serde_json::from_slice::<sensorium_device::protocol::WorkerReport>(&bytes).unwrap();
+    }
     for (path, bytes) in files("manifest") {
         let read = sensorium_models::Manifest::parse(std::str::from_utf8(&bytes).unwrap(), &path);
         assert!(read.is_ok(), "{}: {read:?}", path.display());

@@ -45,8 +45,10 @@ fn jobs_survive_broken_connections_and_are_answered_once() {
         assert_eq!(answered.load(Ordering::Relaxed), 400);
         client.close().await;
     });
-    let status = node.wait_until("all is done", |status| status["engine"]["jobs_in_flight"] == 0);
-    assert_eq!(status["engine"]["slab_bytes_out"], 0, "{status}");
+    // Answers on broken connections hold their slots until QUIC has forgotten the connection.
+    node.wait_until("all memory is back", |status| {
+        status["engine"]["jobs_in_flight"] == 0 && status["engine"]["slab_bytes_out"] == 0
+    });
 }
 
 #[test]

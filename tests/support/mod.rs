@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use sensorium_client::{Client, ClientConfig};
+use sensorium_client::{Client, ClientConfig, Job};
+use sensorium_wire::{Dtype, PixelFormat};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -200,4 +201,79 @@ pub fn complaint(output: &Output) -> String {
 pub fn events(output: &Output) -> Vec<Value> {
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+}
+
+impl Node {
+    /// Starts the same node again: same configuration, same data directory. It may have ended already.
+    pub fn restart(&mut self) {
+        if self.child.try_wait().unwrap().is_none() {
+            self.signal("TERM");
+            assert!(self.wait(), "the node did not end well: {}", self.log());
+        }
+        self.child = sensorium()
+            .args(["node", "--config"])
+            .arg(self.data.path().join("test.toml"))
+            .arg("--data")
+            .arg(self.data.path())
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&self.log).unwrap())
+            .spawn()
+            .unwrap();
+        self.wait_until("a device is ready", |status| status["devices"][0]["state"] == "ready");
+    }
+
+    /// An address of the node: `api` or `cluster`.
+    pub fn address(&self, port: &str) -> std::net::SocketAddr {
+        let text = std::fs::read_to_string(self.data.path().join("node.json")).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()[port].as_str().unwrap().parse().unwrap()
+    }
+
+    /// One good job, as a client would send it now: the proof that the node has taken no harm.
+    pub fn proves_healthy(&self) {
+        block_on(async {
+            let client = self.client().await;
+            let status: Value = serde_json::from_str(&client.query("status").await.unwrap()).unwrap();
+            let lanes = status["engine"]["lanes"].as_array().unwrap();
+            let model = lanes.iter().flat_map(|lane| lane["models"].as_array().unwrap());
+            let names: Vec<_> = model.map(|model| model["name"].as_str().unwrap().to_owned()).collect();
+            let is = |name: &str| names.iter().any(|known| known == name);
+            let (job, payload) = if is("identity") {
+                (Job::tensor("identity", Dtype::U8, &[4]), b"good".to_vec())
+            } else if is("yamnet") {
+                quiet_second()
+            } else {
+                assert!(is("nanodet"), "{names:?}");
+                (Job::frame("nanodet", 64, 48, PixelFormat::Rgb24), vec![90; 64 * 48 * 3])
+            };
+            let answer = client.submit(job.deadline_ms(60_000), payload).await.unwrap();
+            assert!(answer.is_result(), "{:?}", answer.rejection());
+            client.close().await;
+        });
+    }
+}
+
+/// A second of silence for yamnet.
+pub fn quiet_second() -> (Job, Vec<u8>) {
+    (Job::pcm("yamnet", Dtype::I16, 16_000, 1, 16_000).deadline_ms(60_000), vec![0; 32_000])
+}
+
+/// Process ids of the children of `parent` that run `program`.
+pub fn children(parent: u32, program: &str) -> Vec<u32> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
+        let pid: u32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // PID (NAME) STATE PPID …; zombies do not count.
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(") ")?;
+        let mut fields = rest.split(' ');
+        let state = fields.next()?;
+        (name == program && state != "Z" && fields.next()? == parent.to_string()).then_some(pid)
+    });
+    processes.collect()
+}
+
+/// What was said, without case, punctuation and abbreviations: words and single spaces.
+pub fn spoken(text: &str) -> String {
+    let text = text.to_lowercase().replace("mr.", "mister").replace(|c: char| !c.is_alphanumeric(), " ");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -17,6 +17,8 @@ pub(crate) struct Paths {
     pub(crate) cache: PathBuf,
     pub(crate) onnxruntime: PathBuf,
     pub(crate) repositories: Vec<PathBuf>,
+    /// They were given on the command line or in the environment.
+    pub(crate) repositories_given: bool,
 }
 
 impl Paths {
@@ -29,7 +31,8 @@ impl Paths {
         let cache = folder(&places.cache, ProjectDirs::cache_dir).unwrap_or_else(|| PathBuf::from("sensorium-cache"));
         let onnxruntime = places.onnxruntime.clone().unwrap_or_else(|| cache.join("lib/libonnxruntime.so"));
         let repositories = if places.models.is_empty() { standard_repository() } else { places.models.clone() };
-        Self { data: DataDirectory::new(&data), cache, onnxruntime, repositories }
+        let repositories_given = !places.models.is_empty();
+        Self { data: DataDirectory::new(&data), cache, onnxruntime, repositories, repositories_given }
     }
 
     /// Where model files are that do not lie beside their manifest.

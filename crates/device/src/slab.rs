@@ -25,7 +25,7 @@ pub struct SlabClass {
 }
 
 /// The size classes of a slab, smallest first. Default: 4 KiB × 4096, 64 KiB × 512, 1 MiB × 96, 8 MiB × 24, 32 MiB × 4
-/// (480 MiB of address space; memory is taken when first touched).
+/// (464 MiB of address space; memory is taken when first touched).
 #[must_use]
 pub fn default_classes() -> Vec<SlabClass> {
     [(4 << 10, 4096), (64 << 10, 512), (1 << 20, 96), (8 << 20, 24), (32 << 20, 4)]

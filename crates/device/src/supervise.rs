@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
@@ -45,9 +46,21 @@ pub enum WorkerEvent {
 }
 
 /// The thread that owns a device's worker process.
+///
+/// Dropping it kills the worker and waits until it has been reaped: afterwards nothing of it touches the slab.
 pub struct WorkerSupervisor {
-    starts: SyncSender<(u64, WorkerSpec)>,
-    running: Arc<Mutex<Option<OwnedFd>>>,
+    /// `None` while it is being dropped.
+    starts: Option<SyncSender<(u64, WorkerSpec)>>,
+    running: Arc<Running>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+/// The worker that runs, as far as those who may kill it need to know.
+#[derive(Default)]
+struct Running {
+    process: Mutex<Option<OwnedFd>>,
+    /// No worker is wanted any more: one that is just being spawned is killed as soon as it can be.
+    stopping: AtomicBool,
 }
 
 impl WorkerSupervisor {
@@ -57,10 +70,12 @@ impl WorkerSupervisor {
     /// When the system gives no thread.
     pub fn launch(device: &str, notify: impl Fn(WorkerEvent) + Send + 'static) -> io::Result<Self> {
         let (starts, orders) = sync_channel(1);
-        let running = Arc::new(Mutex::new(None));
+        let running = Arc::new(Running::default());
         let shared = Arc::clone(&running);
-        thread::Builder::new().name(format!("worker {device}")).spawn(move || supervise(&orders, &shared, &notify))?;
-        Ok(Self { starts, running })
+        let thread = thread::Builder::new()
+            .name(format!("worker {device}"))
+            .spawn(move || supervise(&orders, &shared, &notify))?;
+        Ok(Self { starts: Some(starts), running, thread: Some(thread) })
     }
 
     /// Asks for a worker. Only one runs at a time: call it again after `Exited`.
@@ -68,7 +83,8 @@ impl WorkerSupervisor {
     /// # Errors
     /// When a start is still waiting or the thread is gone.
     pub fn start(&self, incarnation: u64, spec: WorkerSpec) -> Result<(), &'static str> {
-        self.starts.try_send((incarnation, spec)).map_err(|error| match error {
+        let starts = self.starts.as_ref().ok_or("the supervising thread is gone")?;
+        starts.try_send((incarnation, spec)).map_err(|error| match error {
             TrySendError::Full(_) => "a start is still waiting",
             TrySendError::Disconnected(_) => "the supervising thread is gone",
         })
@@ -76,19 +92,35 @@ impl WorkerSupervisor {
 
     /// Kills the running worker, if there is one. `Exited` follows.
     pub fn kill(&self) {
-        if let Some(pidfd) = &*self.running.lock() {
+        self.running.kill();
+    }
+}
+
+impl Drop for WorkerSupervisor {
+    fn drop(&mut self) {
+        self.running.stopping.store(true, Ordering::SeqCst);
+        self.starts.take();
+        self.running.kill();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Running {
+    fn kill(&self) {
+        if let Some(pidfd) = &*self.process.lock() {
             // It may have died by itself already; then there is nothing to do.
             let _ = rustix::process::pidfd_send_signal(pidfd, Signal::KILL);
         }
     }
 }
 
-fn supervise(
-    orders: &Receiver<(u64, WorkerSpec)>,
-    running: &Mutex<Option<OwnedFd>>,
-    notify: &(impl Fn(WorkerEvent) + Send),
-) {
+fn supervise(orders: &Receiver<(u64, WorkerSpec)>, running: &Running, notify: &(impl Fn(WorkerEvent) + Send)) {
     while let Ok((incarnation, spec)) = orders.recv() {
+        if running.stopping.load(Ordering::SeqCst) {
+            return;
+        }
         let reason = match run_one(incarnation, &spec, running, notify) {
             Ok(reason) => reason,
             Err(error) => format!("could not be started: {error}"),
@@ -101,7 +133,7 @@ fn supervise(
 fn run_one(
     incarnation: u64,
     spec: &WorkerSpec,
-    running: &Mutex<Option<OwnedFd>>,
+    running: &Running,
     notify: &(impl Fn(WorkerEvent) + Send),
 ) -> io::Result<String> {
     let (control, worker_control) = UnixStream::pair()?;
@@ -128,7 +160,10 @@ fn run_one(
     let pidfd = rustix::process::Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?)
         .map(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()))
         .transpose()?;
-    *running.lock() = pidfd;
+    *running.process.lock() = pidfd;
+    if running.stopping.load(Ordering::SeqCst) {
+        running.kill();
+    }
     notify(WorkerEvent::Spawned { incarnation, pid });
     let outcome = converse(incarnation, spec, control, lanes, notify);
     reap(&mut child, running, outcome)
@@ -168,11 +203,11 @@ fn converse(
 }
 
 /// Makes sure that the process is gone and says how it ended.
-fn reap(child: &mut Child, running: &Mutex<Option<OwnedFd>>, outcome: io::Result<()>) -> io::Result<String> {
+fn reap(child: &mut Child, running: &Running, outcome: io::Result<()>) -> io::Result<String> {
     // The stream can end a moment before the process does; a process that outlives it is of no use.
     let _ = child.kill();
     let status = child.wait()?;
-    running.lock().take();
+    running.process.lock().take();
     Ok(match outcome {
         Ok(()) => status.to_string(),
         Err(error) => format!("{error} ({status})"),

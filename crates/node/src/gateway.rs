@@ -41,6 +41,8 @@ pub struct SessionRequest {
 pub struct SpoolFile {
     pub path: PathBuf,
     pub bytes: u64,
+    /// Counts the connection's sessions.
+    _session: Arc<()>,
 }
 
 impl Drop for SpoolFile {

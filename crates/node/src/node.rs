@@ -250,9 +250,10 @@ impl Node {
         let left = self.engine.in_flight();
         // The answers are in the connections' buffers: closing right away would throw them away.
         std::thread::sleep(Duration::from_millis(50));
+        // The actors first: to them an endpoint that closes would be a failure to recover from.
+        self.supervisor.stop(None);
         self.api.handle().block_on(self.listener.close("the node stopped"));
         self.cluster.handle().block_on(self.cluster_listener.close("the node stopped"));
-        self.supervisor.stop(None);
         left
     }
 }

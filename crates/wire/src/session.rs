@@ -4,8 +4,8 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::ids::ShortName;
 
-/// What a server grants to a connection: the first frame on every coalesced stream. Every final answer gives its job's
-/// credits back.
+/// What a server grants to a connection, on a unidirectional stream of its own as soon as the connection is up. Every
+/// final answer gives its job's credits back.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
 pub struct GrantHeader {
     pub jobs_in_flight_max: u32,

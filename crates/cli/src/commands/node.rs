@@ -21,7 +21,11 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
     if let Some(listen) = arguments.listen_cluster {
         config.listen_cluster = listen;
     }
-    let repositories = if config.models.is_empty() { paths.repositories.clone() } else { config.models.clone() };
+    let repositories = if config.models.is_empty() || paths.repositories_given {
+        paths.repositories.clone()
+    } else {
+        config.models.clone()
+    };
     let options = NodeOptions {
         config,
         data: paths.data.clone(),

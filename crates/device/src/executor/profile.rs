@@ -16,7 +16,7 @@ const WARM_UP_RUNS: u32 = 3;
 const MEASURE_MAX: Duration = Duration::from_millis(200);
 /// One run could have been disturbed by anything.
 const RUNS_MIN: usize = 2;
-/// Enough for a median; the tail is learnt while serving.
+/// Enough for a median; the tail is a first guess.
 const RUNS_MAX: usize = 200;
 /// Size of the made-up image.
 const IMAGE: [u32; 2] = [480, 640];

@@ -59,7 +59,8 @@ pub enum DeviceMessage {
 
 pub struct DeviceRun {
     args: DeviceArgs,
-    supervisor: WorkerSupervisor,
+    /// `None` while it is being dropped.
+    supervisor: Option<WorkerSupervisor>,
     incarnation: u64,
     readers: Vec<JoinHandle<()>>,
     history: History,
@@ -75,7 +76,8 @@ impl DeviceRun {
             slab: Arc::clone(&self.args.engine.slab),
             ready_ms_max: READY_MS_MAX,
         };
-        self.supervisor.start(self.incarnation, spec).map_err(Into::into)
+        let supervisor = self.supervisor.as_ref().ok_or("the device is being given up")?;
+        supervisor.start(self.incarnation, spec).map_err(Into::into)
     }
 
     fn ready(&mut self, me: &ActorRef<DeviceMessage>, report: WorkerReport, lanes: Vec<OwnedFd>) {
@@ -147,11 +149,11 @@ impl Actor for DeviceActor {
     async fn pre_start(&self, me: ActorRef<DeviceMessage>, args: DeviceArgs) -> Result<DeviceRun, ActorProcessingErr> {
         let address = me.clone();
         let supervisor = WorkerSupervisor::launch(&args.setup.device, move |event| {
-            // An actor that is gone has killed its worker in `post_stop`.
+            // An actor that is gone has killed its worker when it was dropped.
             let _ = address.cast(DeviceMessage::Worker(event));
         })?;
         let history = History::new(Part::Worker);
-        let mut run = DeviceRun { args, supervisor, incarnation: 0, readers: Vec::new(), history };
+        let mut run = DeviceRun { args, supervisor: Some(supervisor), incarnation: 0, readers: Vec::new(), history };
         run.start()?;
         Ok(run)
     }
@@ -169,7 +171,9 @@ impl Actor for DeviceActor {
             DeviceMessage::ReplaceWorker { reason, .. } => {
                 tracing::warn!(device = run.args.setup.device, reason, "replacing the worker");
                 run.args.board.blame(device, &reason);
-                run.supervisor.kill();
+                if let Some(supervisor) = &run.supervisor {
+                    supervisor.kill();
+                }
             }
             DeviceMessage::Worker(WorkerEvent::Spawned { incarnation, pid }) => {
                 if incarnation == run.incarnation {
@@ -189,9 +193,13 @@ impl Actor for DeviceActor {
         }
         Ok(())
     }
+}
 
-    async fn post_stop(&self, _me: ActorRef<DeviceMessage>, run: &mut DeviceRun) -> Result<(), ActorProcessingErr> {
-        run.supervisor.kill();
-        Ok(())
+/// However the actor ends (a failure skips its `post_stop`), its worker goes with it, and what the worker held is given
+/// back only after that.
+impl Drop for DeviceRun {
+    fn drop(&mut self) {
+        self.supervisor.take();
+        self.args.engine.lose_device(self.args.device);
     }
 }

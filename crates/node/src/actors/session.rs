@@ -66,10 +66,12 @@ impl Actor for SessionActor {
         me.stop(None);
         Ok(())
     }
+}
 
-    async fn post_stop(&self, _me: ActorRef<SessionMessage>, running: &mut Running) -> Result<(), ActorProcessingErr> {
-        running.task.abort();
-        running.events.close("the node stopped the session");
-        Ok(())
+/// However the actor ends (a failure skips its `post_stop`), nothing of the session goes on and its client hears of it.
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.events.close("the node stopped the session");
     }
 }

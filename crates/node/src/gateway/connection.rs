@@ -44,8 +44,14 @@ pub(super) async fn serve(gateway: &Arc<Gateway>, connecting: quinn::Connecting,
         return;
     }
     let in_flight = Arc::new(InFlight::default());
-    let peer =
-        Arc::new(Peer { gateway: Arc::clone(gateway), connection: connection.clone(), principal, caller, in_flight });
+    let peer = Arc::new(Peer {
+        gateway: Arc::clone(gateway),
+        connection: connection.clone(),
+        principal,
+        caller,
+        in_flight,
+        sessions: Arc::new(()),
+    });
     while let Ok((send, recv)) = connection.accept_bi().await {
         tokio::spawn(stream::serve(Arc::clone(&peer), send, recv));
     }

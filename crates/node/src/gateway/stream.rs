@@ -24,6 +24,8 @@ pub(super) struct Peer {
     pub(super) principal: Principal,
     pub(super) caller: Caller,
     pub(super) in_flight: Arc<InFlight>,
+    /// Cloned by each session.
+    pub(super) sessions: Arc<()>,
 }
 
 /// Where the payload of the current frame goes.
@@ -150,12 +152,9 @@ impl Stream {
         };
         self.answers_pending = true;
         let engine = &peer.gateway.engine;
-        let reply = match engine.rejoin(peer.caller.id, header.job_id, reply) {
-            Err(reply) => reply,
-            Ok(()) => {
-                self.sink = Sink::Discard;
-                return if own_stream { Err(StreamEnd::Stopped) } else { Ok(()) };
-            }
+        let Err(reply) = engine.rejoin(peer.caller.id, header.job_id, reply) else {
+            self.sink = Sink::Discard;
+            return if own_stream { Err(StreamEnd::Stopped) } else { Ok(()) };
         };
         let admitted = if !peer.principal.has(Role::Submit) {
             Err(Rejection::new(Reason::Forbidden, "submitting jobs needs a certificate with the role submit"))
@@ -185,7 +184,7 @@ impl Stream {
             self.fail("opening a session needs a certificate with the role submit");
             return Err(StreamEnd::Stopped);
         }
-        match self.peer.gateway.spool.open(header, bytes).await {
+        match self.peer.gateway.spool.open(header, bytes, &self.peer.sessions).await {
             Ok(upload) => {
                 self.sink = Sink::Upload(Box::new(upload));
                 Ok(())

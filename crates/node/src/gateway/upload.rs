@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use sensorium_wire::limits;
 use sensorium_wire::session::SessionHeader;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
@@ -33,7 +34,11 @@ impl Spool {
         Self { folder, open: Arc::new(()), next: AtomicU64::new(1) }
     }
 
-    pub(super) async fn open(&self, header: SessionHeader, bytes: u64) -> Result<Upload, String> {
+    /// `sessions` is the connection's token: one clone for each of its sessions.
+    pub(super) async fn open(&self, header: SessionHeader, bytes: u64, sessions: &Arc<()>) -> Result<Upload, String> {
+        if Arc::strong_count(sessions) > limits::SESSIONS_MAX as usize {
+            return Err(format!("{} sessions are open on this connection, its limit", limits::SESSIONS_MAX));
+        }
         if bytes == 0 {
             return Err("the media file is empty (0 bytes)".to_owned());
         }
@@ -43,7 +48,12 @@ impl Spool {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{}-{number}", std::process::id()));
         let file = File::create_new(&path).await.map_err(|error| format!("spool file: {error}"))?;
-        Ok(Upload { header, file, media: SpoolFile { path, bytes }, _open: Arc::clone(&self.open) })
+        Ok(Upload {
+            header,
+            file,
+            media: SpoolFile { path, bytes, _session: Arc::clone(sessions) },
+            _open: Arc::clone(&self.open),
+        })
     }
 }
 
