@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use sensorium_client::Job;
 use sensorium_wire::PixelFormat;
 use serde_json::Value;
-use support::{Node, block_on, cache, complaint, sensorium};
+use support::{Node, block_on, complaint, sensorium};
 
 /// Runs a command that must not work; gives what it complains of.
 fn refused(command: &mut Command) -> String {
@@ -61,14 +61,14 @@ fn mistakes_without_a_node_say_what_to_do() {
     let config = data.join("node.toml");
     let node = |text: &str| {
         std::fs::write(&config, text).unwrap();
-        refused(in_project(&["node", "--config"], data).arg(&config))
+        refused(in_project(&["node"], data).arg("--config").arg(&config))
     };
     holds(&node("queue_jobs = 5\n"), &["node.toml", "unknown field `queue_jobs`", "did you mean `queue_jobs_max`?"]);
     holds(&node("queue_jobs_max = 0\n"), &["queue_jobs_max", "1 to 65536"]);
     holds(&node("listen = \n"), &["node.toml", "listen"]);
     holds(&node("load = [\"nanodte\"]\n"), &["nanodte", "nanodet"]);
     holds(&node("models = [\"/nonexistent\"]\n"), &["/nonexistent"]);
-    holds(&refused(in_project(&["node", "--config"], data).arg(data.join("none.toml"))), &["none.toml"]);
+    holds(&refused(in_project(&["node"], data).arg("--config").arg(data.join("none.toml"))), &["none.toml"]);
 }
 
 #[test]
@@ -148,7 +148,6 @@ fn two_nodes_do_not_get_in_each_others_way() {
 #[test]
 fn what_was_accepted_is_answered_before_the_end() {
     let mut node = Node::start("load = [\"nanodet\"]\n");
-    assert!(cache().exists());
     let answers = block_on(async {
         let client = node.client().await;
         let jobs = (0..20).map(|_| {

@@ -26,15 +26,16 @@ fn root() -> &'static Path {
 /// Runs the corpus of a target and then damaged versions of it.
 fn exercise(target: &str, body: fn(&[u8])) {
     let folder = root().join("fuzz/corpus").join(target);
-    let mut files: Vec<PathBuf> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries = fs::read_dir(&folder).expect("every target has a corpus");
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("the folder can be read").path()).collect();
     files.sort();
     assert!(!files.is_empty(), "{} is empty", folder.display());
-    let corpus: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    let corpus: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).expect("corpus files can be read")).collect();
     for (file, bytes) in files.iter().zip(&corpus) {
         run(target, body, bytes, &file.display().to_string());
     }
     let seed = environment("FUZZ_SEED", SEED);
-    println!("{target}: {} files, then damage from FUZZ_SEED={seed}", corpus.len());
+    eprintln!("{target}: {} files, then damage from FUZZ_SEED={seed}", corpus.len());
     let mut random = Random(seed | 1);
     for round in 0..environment("FUZZ_ROUNDS", ROUNDS) {
         let input = random.damaged(&corpus);
@@ -52,7 +53,7 @@ fn run(target: &str, body: fn(&[u8]), input: &[u8], origin: &str) {
         let folder = root().join("fuzz/artifacts").join(target);
         let file = folder.join("found-by-test");
         let kept = fs::create_dir_all(&folder).and_then(|()| fs::write(&file, input));
-        println!("{target} panicked on {origin}; {} bytes in {}: {kept:?}", input.len(), file.display());
+        eprintln!("{target} panicked on {origin}; {} bytes in {}: {kept:?}", input.len(), file.display());
         resume_unwind(panic);
     }
 }

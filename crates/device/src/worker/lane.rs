@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use sensorium_models::profile::ServiceProfile;
@@ -20,6 +21,9 @@ use crate::protocol::{
 };
 use crate::slab::SharedMemory;
 
+/// Lanes load beside each other, but only one model is measured at a time: both its times and its memory (what the process
+/// grows by) would otherwise be its neighbours' as well.
+static MEASURING: Mutex<()> = Mutex::new(());
 /// Runs that warm a model whose times are known.
 const WARM_UP_RUNS: u32 = 1;
 
@@ -102,6 +106,7 @@ fn load_model(
 ) -> Result<(Box<dyn Executor>, ServiceProfile), String> {
     let package = repository.models.get(name).ok_or_else(|| format!("{name}: not in the repository"))?;
     let Some(profile) = known else {
+        let _alone = MEASURING.lock();
         return executor::load_measured(package, backend).map_err(|error| error.to_string());
     };
     let mut executor = executor::load(package, backend).map_err(|error| error.to_string())?;
