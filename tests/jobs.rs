@@ -94,7 +94,7 @@ fn bad_payloads_and_headers_are_refused_in_words() {
         for job in [
             Job::tensor("nanodet", Dtype::F32, &[3, 16, 16]),
             Job::tensor("nanodet", Dtype::U8, &[3, 16, 64]),
-            Job::frame("nanodet", 32, 32, PixelFormat::Rgb24),
+            Job::frame("nanodet", 32, 31, PixelFormat::Rgb24),
         ] {
             let (outcome, reason, detail) = refused(&client, job, [0; 3072]).await;
             assert!(matches!(outcome, Outcome::Refused | Outcome::Failed), "{detail}");

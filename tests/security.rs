@@ -10,7 +10,7 @@ use sensorium_transport::pki::{Authority, Bundle};
 use sensorium_transport::{ALPN_API, ALPN_PEER, Dialer, FrameReader, Liveness, Step};
 use sensorium_wire::codec::{encode, put_frame};
 use sensorium_wire::{
-    Dtype, JobId, Kind, Name, Outcome, Prelude, Principal, Reason, Role, SubmitHeader, Urgency, limits,
+    Dtype, JobId, Kind, Name, Outcome, Principal, Reason, Role, SubmitHeader, Urgency, limits,
 };
 use support::{Node, block_on, complaint, sensorium};
 

@@ -77,7 +77,8 @@ fn the_demonstration_is_understood() {
     assert_eq!(of_kind(&events, "gap").count(), 0);
     let last = events.last().unwrap();
     assert_eq!((&last["frames"], &last["gaps"]), (&truth["frames"], &Value::from(0)), "{last}");
-    assert_eq!(at(last, "audio_ms"), at(&truth, "duration_ms"));
+    // The file's sound ends a packet or two (of 64 ms) before its video.
+    assert!((at(last, "audio_ms") - at(&truth, "duration_ms")).abs() <= 100, "{last}");
     assert_eq!(of_kind(&events, "detection").count(), 400);
 
     // The same again in files.
