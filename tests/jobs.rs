@@ -55,7 +55,11 @@ fn bad_payloads_and_headers_are_refused_in_words() {
     ffmpeg(&["-i", media("vtest.avi").to_str().unwrap(), "-frames:v", "1", picture.to_str().unwrap()]);
     let picture = std::fs::read(picture).unwrap();
     let (half, done) = node.submit("nanodet", &file("half.jpg", &picture[..picture.len() / 2]), &[]);
-    assert_eq!((&half["outcome"], &half["reason"], done), (&"failed".into(), &"invalid_payload".into(), false), "{half}");
+    assert_eq!(
+        (&half["outcome"], &half["reason"], done),
+        (&"failed".into(), &"invalid_payload".into(), false),
+        "{half}"
+    );
     assert!(half["detail"].as_str().unwrap().contains("JPEG"), "{half}");
 
     let sound = std::fs::read(media("librivox/sense_and_sensibility_01_austen_64kb-0930.wav")).unwrap();
@@ -65,7 +69,11 @@ fn bad_payloads_and_headers_are_refused_in_words() {
         let (answer, done) = node.submit("yamnet", &file("lying.wav", &lying), &[]);
         // A length that is too long is taken for what a stream writes; the rest cannot be heard at all.
         if !done {
-            assert_eq!((&answer["outcome"], &answer["reason"]), (&"failed".into(), &"invalid_payload".into()), "{answer}");
+            assert_eq!(
+                (&answer["outcome"], &answer["reason"]),
+                (&"failed".into(), &"invalid_payload".into()),
+                "{answer}"
+            );
             assert!(!answer["detail"].as_str().unwrap().is_empty(), "{answer}");
         } else {
             assert_eq!(at, 40, "byte {at}: {answer}");
@@ -159,7 +167,10 @@ fn lanes_do_not_wait_for_each_other_and_jobs_can_be_taken_back() {
         loop {
             let status: Value = serde_json::from_str(&client.query("status").await.unwrap()).unwrap();
             if status["engine"]["accepted"] == 61 {
-                assert!(status["engine"]["jobs_in_flight"].as_u64() > Some(20), "too quick to take jobs back: {status}");
+                assert!(
+                    status["engine"]["jobs_in_flight"].as_u64() > Some(20),
+                    "too quick to take jobs back: {status}"
+                );
                 break;
             }
         }
@@ -236,11 +247,13 @@ fn answers_are_those_of_the_reference() {
     let gate = own.path().join("gate");
     std::fs::create_dir(&gate).unwrap();
     let manifest = std::fs::read_to_string("cluster/models/nanodet/model.toml").unwrap();
-    let manifest = manifest.replace("name = \"nanodet\"", "name = \"gate\"").replace("score_min = 0.4", "score_min = 0.7");
+    let manifest =
+        manifest.replace("name = \"nanodet\"", "name = \"gate\"").replace("score_min = 0.4", "score_min = 0.7");
     assert!(manifest.contains("score_min = 0.7"), "the manifest is written otherwise now");
     std::fs::write(gate.join("model.toml"), manifest).unwrap();
     std::fs::copy("cluster/models/nanodet/coco80.txt", gate.join("coco80.txt")).unwrap();
-    std::os::unix::fs::symlink(support::cache().join("models/nanodet/nanodet.onnx"), gate.join("nanodet.onnx")).unwrap();
+    std::os::unix::fs::symlink(support::cache().join("models/nanodet/nanodet.onnx"), gate.join("nanodet.onnx"))
+        .unwrap();
 
     let load = "load = [\"gate\", \"nanodet\", \"moonshine\", \"yamnet\"]";
     let node = Node::start(&format!("models = [{:?}, \"cluster/models\"]\n{load}\n", own.path()));
@@ -253,8 +266,11 @@ fn answers_are_those_of_the_reference() {
 
     let nanodet = reference("nanodet");
     for frame in list(&nanodet, "frames") {
-        let picture =
-            extract(&support::cache().join(frame["file"].as_str().unwrap()), frame["frame"].as_u64().unwrap(), folder.path());
+        let picture = extract(
+            &support::cache().join(frame["file"].as_str().unwrap()),
+            frame["frame"].as_u64().unwrap(),
+            folder.path(),
+        );
         let (found, size) = (answer("nanodet", &picture), [number(&frame["width"]), number(&frame["height"])]);
         let (found, wanted) = (list(&found, "detections"), list(frame, "detections"));
         let place = format!("{} frame {}", frame["file"], frame["frame"]);

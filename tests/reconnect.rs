@@ -1,5 +1,7 @@
 //! A connection that breaks: jobs are sent again under the same id, run once, and answered once.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

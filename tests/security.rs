@@ -9,9 +9,7 @@ use sensorium_client::{Client, ClientConfig, ClientError, Job};
 use sensorium_transport::pki::{Authority, Bundle};
 use sensorium_transport::{ALPN_API, ALPN_PEER, Dialer, FrameReader, Liveness, Step};
 use sensorium_wire::codec::{encode, put_frame};
-use sensorium_wire::{
-    Dtype, JobId, Kind, Name, Outcome, Principal, Reason, Role, SubmitHeader, Urgency, limits,
-};
+use sensorium_wire::{Dtype, JobId, Kind, Name, Outcome, Principal, Reason, Role, SubmitHeader, Urgency, limits};
 use support::{Node, block_on, complaint, sensorium};
 
 const IDENTITY: &str = "load = [\"identity\"]\n";
@@ -21,8 +19,7 @@ fn authority(node: &Node) -> Authority {
 }
 
 fn bundle(authority: &Authority, name: &str, roles: &[Role]) -> Bundle {
-    let principal =
-        Principal { tenant: "guests".to_owned(), name: name.to_owned(), roles: roles.to_vec(), tier: None };
+    let principal = Principal { tenant: "guests".to_owned(), name: name.to_owned(), roles: roles.to_vec(), tier: None };
     authority.issue(&principal, &[], 1).unwrap()
 }
 
@@ -67,11 +64,11 @@ fn certificates_say_who_may_do_what() {
     let folder = tempfile::tempdir().unwrap();
     let theirs = Authority::create(&folder.path().join("ca")).unwrap();
     block_on(async {
-        // Another authority: they do not trust the node, and the node does not trust them.
+        // Of another authority: at first they do not trust the node; then they do, but the node does not trust them.
         let stranger = bundle(&theirs, "stranger", &[Role::Submit]);
         let text = turned_away(connect(&node, stranger.clone()).await);
         assert!(text.contains("authority") && text.contains("sensorium ca"), "{text}");
-        let ca_pem = node.client_config().bundle.ca_pem;
+        let ca_pem = stranger.ca_pem.clone() + &node.client_config().bundle.ca_pem;
         let text = turned_away(connect(&node, Bundle { ca_pem, ..stranger }).await);
         assert!(text.contains("authority") && text.contains("sensorium ca"), "{text}");
 
@@ -102,7 +99,8 @@ fn certificates_say_who_may_do_what() {
         let medic = connect(&node, bundle(&ours, "medic", &[Role::Submit, Role::Critical])).await.unwrap();
         assert!(medic.submit(echo().urgency(Urgency::Critical), b"abcd".to_vec()).await.unwrap().is_result());
 
-        let text = turned_away(connect(&node, Bundle::read(&node.data.path().join("certificates/node")).unwrap()).await);
+        let text =
+            turned_away(connect(&node, Bundle::read(&node.data.path().join("certificates/node")).unwrap()).await);
         assert!(text.contains("submit") && text.contains("operate"), "{text}");
     });
     node.proves_healthy();
@@ -241,7 +239,11 @@ fn a_client_that_vanishes_inside_a_frame_leaves_nothing_behind() {
         other.close().await;
     });
     let status = node.status().unwrap();
-    assert_eq!((&status["engine"]["jobs_in_flight"], &status["engine"]["accepted"]), (&0.into(), &1.into()), "{status}");
+    assert_eq!(
+        (&status["engine"]["jobs_in_flight"], &status["engine"]["accepted"]),
+        (&0.into(), &1.into()),
+        "{status}"
+    );
 }
 
 #[test]

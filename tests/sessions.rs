@@ -61,7 +61,8 @@ fn the_demonstration_is_understood() {
     }
 
     let tone = &truth["tone"];
-    let in_tone = |event: &Value| at(event, "start_ms") < at(tone, "end_ms") && at(event, "end_ms") > at(tone, "start_ms");
+    let in_tone =
+        |event: &Value| at(event, "start_ms") < at(tone, "end_ms") && at(event, "end_ms") > at(tone, "start_ms");
     let names = ["Sine wave", "Dial tone", "Telephone", "Busy signal"];
     let heard = of_kind(&events, "sound").filter(|sound| in_tone(sound));
     let heard: Vec<_> = heard.map(|sound| sound["label"].as_str().unwrap()).collect();
@@ -105,14 +106,20 @@ fn half_a_file_or_none_is_said_and_the_node_lives() {
     let silent = folder.path().join("silent.avi");
     ffmpeg(&["-i", media("vtest.avi").to_str().unwrap(), "-t", "3", "-c", "copy", silent.to_str().unwrap()]);
     let events = whole(&run(&node, &silent, &[]));
-    assert!(of_kind(&events, "notice").any(|notice| notice["text"].as_str().unwrap().contains("no sound")), "{events:?}");
+    assert!(
+        of_kind(&events, "notice").any(|notice| notice["text"].as_str().unwrap().contains("no sound")),
+        "{events:?}"
+    );
     let people = of_kind(&events, "detection").filter(|seen| !seen["detections"].as_array().unwrap().is_empty());
     assert_eq!(people.count() as i64, at(events.last().unwrap(), "frames"), "there is somebody in every frame");
     assert!(at(events.last().unwrap(), "frames") >= 29);
 
     let name = "librivox/sense_and_sensibility_01_austen_64kb-0930.wav";
     let events = whole(&run(&node, &media(name), &[]));
-    assert!(of_kind(&events, "notice").any(|notice| notice["text"].as_str().unwrap().contains("no video")), "{events:?}");
+    assert!(
+        of_kind(&events, "notice").any(|notice| notice["text"].as_str().unwrap().contains("no video")),
+        "{events:?}"
+    );
     let said: Vec<_> = of_kind(&events, "transcript").map(|event| spoken(event["text"].as_str().unwrap())).collect();
     assert_eq!(said, ["he might even have been made amiable himself"]);
     assert_eq!(at(events.last().unwrap(), "frames"), 0);
@@ -181,8 +188,7 @@ fn a_killed_decoder_costs_nothing_in_a_fast_run() {
 #[test]
 fn a_client_that_dies_takes_its_session_along() {
     let node = Node::start("load = [\"nanodet\", \"yamnet\"]\n");
-    let mut client =
-        node.command(&["run", "--json"]).arg(media("demo.mkv")).stdout(Stdio::null()).spawn().unwrap();
+    let mut client = node.command(&["run", "--json"]).arg(media("demo.mkv")).stdout(Stdio::null()).spawn().unwrap();
     decoder(&node, 3);
     assert_eq!(node.status().unwrap()["sessions"], 1);
     client.kill().unwrap();

@@ -1,5 +1,7 @@
 //! What survives a worker that dies, hangs or talks nonsense: everything but the worker.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod support;
 
 use sensorium_client::{Answer, Job};

@@ -1,6 +1,11 @@
 //! A real node as a real process, for tests of the whole: its own data directory, ports that the system chooses, and an
 //! end that is always made, by signal.
-#![allow(dead_code, unreachable_pub, reason = "each test binary is a crate of its own and uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test binary is a crate of its own, uses a part of it, and fails where it cannot go on"
+)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
