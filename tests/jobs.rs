@@ -155,13 +155,12 @@ fn lanes_do_not_wait_for_each_other_and_jobs_can_be_taken_back() {
         assert_eq!(order.len(), 21);
         assert_eq!(order.last(), Some(&"nanodet"), "the sound waited for every picture: {order:?}");
 
-        let tasks: Vec<_> = (0..40)
-            .map(|_| {
-                let client = client.clone();
-                tokio::task::spawn_local(async move {
-                    let (job, payload) = frame();
-                    client.submit(job, payload).await
-                })
+        // Every second one is large and has a stream of its own.
+        let large = || (Job::frame("nanodet", 480, 360, PixelFormat::Rgb24).deadline_ms(60_000), vec![90; 518_400]);
+        let mut tasks: Vec<_> = (0..40)
+            .map(|at| {
+                let (client, (job, payload)) = (client.clone(), if at % 2 == 0 { frame() } else { large() });
+                tokio::task::spawn_local(async move { client.submit(job, payload).await })
             })
             .collect();
         loop {
@@ -174,14 +173,14 @@ fn lanes_do_not_wait_for_each_other_and_jobs_can_be_taken_back() {
                 break;
             }
         }
-        for (at, task) in tasks.into_iter().enumerate() {
-            // The last ones wait in the queue still.
-            if at >= 20 {
-                task.abort();
-                assert!(task.await.unwrap_err().is_cancelled());
-            } else {
-                assert!(task.await.unwrap().unwrap().is_result());
-            }
+        // The last ones wait in the queue still.
+        let (kept, taken_back) = tasks.split_at_mut(20);
+        taken_back.iter().for_each(tokio::task::JoinHandle::abort);
+        for task in &mut *taken_back {
+            assert!(task.await.unwrap_err().is_cancelled());
+        }
+        for task in kept {
+            assert!(task.await.unwrap().unwrap().is_result());
         }
         client.close().await;
     }));
