@@ -1,4 +1,5 @@
 //! The command line: mistakes get a sentence that says what to do, and the exit status tells programs.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Jobs through a whole node: good ones give what the reference gives, bad ones an error that says what is wrong.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
@@ -159,7 +160,7 @@ fn lanes_do_not_wait_for_each_other_and_jobs_can_be_taken_back() {
         let large = || (Job::frame("nanodet", 480, 360, PixelFormat::Rgb24).deadline_ms(60_000), vec![90; 518_400]);
         let mut tasks: Vec<_> = (0..40)
             .map(|at| {
-                let (client, (job, payload)) = (client.clone(), if at % 2 == 0 { frame() } else { large() });
+                let (client, (job, payload)) = (client.clone(), if at.is_multiple_of(2) { frame() } else { large() });
                 tokio::task::spawn_local(async move { client.submit(job, payload).await })
             })
             .collect();
@@ -193,12 +194,42 @@ fn lanes_do_not_wait_for_each_other_and_jobs_can_be_taken_back() {
     node.proves_healthy();
 }
 
+#[test]
+fn an_upload_that_is_taken_back_ends_at_once() {
+    let node = Node::start("load = [\"identity\"]\n");
+    const BYTES: u32 = 16 << 20;
+    let payload: &'static [u8] = vec![1; BYTES as usize].leak();
+    block_on(async {
+        let client = node.client().await;
+        let sent = || client.connection().unwrap().stats().udp_tx.bytes;
+        // More often than a connection may have streams open.
+        for _ in 0..300 {
+            let before = sent();
+            let begun = async {
+                while sent() < before + 50_000 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let job = Job::tensor("identity", Dtype::U8, &[BYTES]).deadline_ms(60_000);
+            tokio::select! {
+                answer = client.submit(job, payload) => panic!("done before it could be taken back: {answer:?}"),
+                () = begun => {}
+            }
+        }
+        let answer = client.submit(Job::tensor("identity", Dtype::U8, &[BYTES]).deadline_ms(60_000), payload).await;
+        assert!(answer.unwrap().payload == payload);
+        client.close().await;
+    });
+    let status = node.wait_until("nothing is left", |status| status["engine"]["slab_bytes_out"] == 0);
+    assert_eq!(status["engine"]["accepted"], 1, "jobs that were taken back were done: {status}");
+}
+
 type Box4 = [f64; 4];
 
 /// Intersection over union, both clipped to an image.
 fn overlap(a: &Value, b: &Value, [width, height]: [f64; 2]) -> f64 {
     let clip = |value: &Value| -> Box4 {
-        let side = |at: usize| number(&value["box"][at]).clamp(0.0, if at % 2 == 0 { width } else { height });
+        let side = |at: usize| number(&value["box"][at]).clamp(0.0, if at.is_multiple_of(2) { width } else { height });
         std::array::from_fn(side)
     };
     let area = |[x1, y1, x2, y2]: Box4| (x2 - x1).max(0.0) * (y2 - y1).max(0.0);

@@ -1,4 +1,5 @@
 //! Media files as sessions: what is found in them, what is wrong with them, and what survives a fault on the way.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

@@ -148,7 +148,7 @@ async fn coalesced(inner: Weak<Inner>, connection: quinn::Connection, urgency: U
 
 /// Sends a large job on a stream of its own and reads its answer there.
 async fn large(inner: Arc<Inner>, connection: quinn::Connection, correlation: u64) {
-    let Some((header, payload)) = inner.job(correlation) else { return };
+    let Some((header, payload, taken_back)) = inner.job(correlation) else { return };
     let Ok((mut send, recv)) = connection.open_bi().await else { return };
     let _ = send.set_priority(priority(header.urgency));
     let reading = tokio::spawn(read_answers(Arc::downgrade(&inner), recv));
@@ -156,8 +156,19 @@ async fn large(inner: Arc<Inner>, connection: quinn::Connection, correlation: u6
     FrameWriter::default().put(&mut head, Kind::Submit, correlation, &header, payload.len() as u64);
     drop(inner);
     // A node that refuses stops the stream; its answer says why.
-    let _ = send.write_all_chunks(&mut [head.freeze(), payload]).await;
-    let _ = send.finish();
+    let mut pieces = [head.freeze(), payload];
+    let upload = async {
+        if send.write_all_chunks(&mut pieces).await.is_ok() && send.finish().is_ok() {
+            let _ = send.stopped().await;
+        }
+    };
+    tokio::select! {
+        () = upload => {}
+        // The node drops what it has of the payload.
+        () = taken_back.notified() => {
+            let _ = send.reset(0_u32.into());
+        }
+    }
     let _ = reading.await;
 }
 

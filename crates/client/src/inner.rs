@@ -1,6 +1,7 @@
 //! What the clones of a client and its tasks share.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -51,6 +52,8 @@ struct Pending {
     payload: Bytes,
     started: Instant,
     done: oneshot::Sender<Result<Answer, ClientError>>,
+    /// Ends the upload of a large job that nobody waits for any more.
+    taken_back: Arc<Notify>,
 }
 
 impl Inner {
@@ -157,13 +160,17 @@ impl Inner {
                 put(&live.outboxes, &mut state.writer, correlation, &header, &payload);
             }
         }
-        state.pending.insert(correlation, Pending { header, payload, started: Instant::now(), done });
+        state.pending.insert(
+            correlation,
+            Pending { header, payload, started: Instant::now(), done, taken_back: Arc::default() },
+        );
         Ok((correlation, needs_stream, answer))
     }
 
-    /// Header and payload of a registered job, for a stream of its own.
-    pub(crate) fn job(&self, correlation: u64) -> Option<(SubmitHeader, Bytes)> {
-        self.state.lock().pending.get(&correlation).map(|job| (job.header, job.payload.clone()))
+    /// Header and payload of a registered job, for a stream of its own, and what tells that it was taken back.
+    pub(crate) fn job(&self, correlation: u64) -> Option<(SubmitHeader, Bytes, Arc<Notify>)> {
+        let state = self.state.lock();
+        state.pending.get(&correlation).map(|job| (job.header, job.payload.clone(), Arc::clone(&job.taken_back)))
     }
 
     /// An answer came. Partial answers are not used by any model yet and are dropped.
@@ -181,6 +188,7 @@ impl Inner {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let Some(job) = state.pending.remove(&correlation) else { return };
+        job.taken_back.notify_one();
         if let Some(live) = &state.live {
             let header = CancelHeader { job_id: job.header.job_id };
             let writer = &mut state.writer;

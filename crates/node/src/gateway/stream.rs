@@ -94,9 +94,8 @@ impl Stream {
         let mut reader = FrameReader::default();
         let mut chunks: [Bytes; 64] = std::array::from_fn(|_| Bytes::new());
         loop {
-            let read = recv.read_chunks(&mut chunks).await;
-            let Ok(Some(count)) = read else {
-                self.cut_off(read.is_ok());
+            let Ok(Some(count)) = recv.read_chunks(&mut chunks).await else {
+                self.cut_off();
                 return Ok(());
             };
             for chunk in &mut chunks[..count] {
@@ -115,11 +114,9 @@ impl Stream {
     }
 
     /// Nothing more comes. A client that vanishes or ends inside a frame leaves nothing behind: the sink's memory is
-    /// freed here. One that only ended its stream too early hears about it.
-    fn cut_off(&mut self, listens: bool) {
-        if let Sink::Job { admitted, written, reply } = std::mem::replace(&mut self.sink, Sink::Discard)
-            && listens
-        {
+    /// freed here, and the answer ends the job's own stream. A client that still listens hears what was wrong.
+    fn cut_off(&mut self) {
+        if let Sink::Job { admitted, written, reply } = std::mem::replace(&mut self.sink, Sink::Discard) {
             let detail = format!("the stream ended inside the payload, after {written} bytes");
             let rejection = Rejection::new(Reason::InvalidPayload, detail);
             self.peer.gateway.engine.refuse(&admitted.header, reply, rejection);
