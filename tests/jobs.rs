@@ -159,7 +159,7 @@ fn lanes_do_not_wait_for_each_other_and_jobs_can_be_taken_back() {
         // Every second one is large and has a stream of its own.
         let large = || (Job::frame("nanodet", 480, 360, PixelFormat::Rgb24).deadline_ms(60_000), vec![90; 518_400]);
         let mut tasks: Vec<_> = (0..40)
-            .map(|at| {
+            .map(|at: u32| {
                 let (client, (job, payload)) = (client.clone(), if at.is_multiple_of(2) { frame() } else { large() });
                 tokio::task::spawn_local(async move { client.submit(job, payload).await })
             })

@@ -128,7 +128,7 @@ fn each_port_takes_its_own_kind_only() {
         assert_eq!(recv.read_to_end(100).await.unwrap(), b"how far?");
         for (alpn, port) in [(ALPN_API, "cluster"), (ALPN_PEER, "api"), (&b"h3"[..], "api")] {
             let (connection, _dialer) = dial(&peer, alpn, port).await;
-            let reason = connection.err().expect("the wrong protocol is spoken here").to_string();
+            let reason = connection.expect_err("the wrong protocol is spoken here").to_string();
             assert!(reason.contains("protocol"), "{reason}");
         }
     });
@@ -273,8 +273,8 @@ fn issued_bundles_work_from_end_to_end() {
     assert!(told.contains("certificates/node") && told.contains("restart"), "{told}");
     issue(&["app", "--role", "submit"], &place("app"));
     issue(&["ops", "--role", "operate", "--role", "submit"], &certificates.join("client"));
-    let old = Bundle::read(&certificates.join("ca/..").join("client")).unwrap();
-    assert_eq!(old.principal().unwrap().name, "ops");
+    let ops = Bundle::read(&certificates.join("client")).unwrap();
+    assert_eq!(ops.principal().unwrap().name, "ops");
     let before = Authority::load(&certificates.join("ca")).unwrap();
     std::fs::remove_dir_all(certificates.join("ca")).unwrap();
     node.restart();
@@ -293,6 +293,6 @@ fn issued_bundles_work_from_end_to_end() {
     assert!(complaint(&output).contains("role operate"), "{}", complaint(&output));
     let text = turned_away(block_on(connect(&node, bundle(&before, "old", &[Role::Submit]))));
     assert!(text.contains("sensorium ca"), "{text}");
-    assert_eq!(block_on(async { node.client().await.query("models").await }).unwrap().contains("identity"), true);
+    assert!(block_on(async { node.client().await.query("models").await }).unwrap().contains("identity"));
     node.proves_healthy();
 }

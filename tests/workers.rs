@@ -168,3 +168,25 @@ fn at_real_speed_what_a_restart_cost_is_told_as_a_gap() {
     assert!(lost > 0, "nothing was lost?");
     assert_eq!(lost + seen, last["frames"].as_u64().unwrap(), "every frame is either looked at or in a gap");
 }
+
+#[test]
+fn memory_of_jobs_taken_back_while_they_run_comes_back_even_if_the_worker_dies() {
+    let node = Node::start(&format!("{IDENTITY}[inject]\nhang_on_prefix = \"stuck\"\n"));
+    let worker = node.worker_pid();
+    local(async {
+        let client = node.client().await;
+        let stuck = client.submit(identity(5), &b"stuck"[..]);
+        // Given up on by its client once it runs.
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(500), stuck).await;
+        client.close().await;
+    });
+    let held = node.wait_until("taken back", |status| status["engine"]["cancelled"] == 1);
+    assert!(
+        held["engine"]["slab_bytes_out"].as_u64() > Some(0),
+        "a running job's memory must not be given out: {held}"
+    );
+    signal_process(worker, "KILL");
+    node.wait_until("all memory is back", |status| {
+        status["engine"]["jobs_in_flight"] == 0 && status["engine"]["slab_bytes_out"] == 0
+    });
+}

@@ -94,9 +94,17 @@ impl Engine {
 
     /// The device's worker is dead and reaped: what it held runs again elsewhere or later.
     pub fn lose_device(&self, device: DeviceId) {
-        let mut core = self.core.lock();
-        core.lanes.retain(|_, lane| lane.device != device);
-        let _ = self.handle(&mut core, Event::DeviceLost { device });
+        let mut guard = self.core.lock();
+        let core = &mut *guard;
+        // Jobs that were taken back while they ran are not run again; only now is their memory free.
+        for (_, lane) in core.lanes.extract_if(|_, lane| lane.device == device) {
+            for (key, _) in lane.committed.iter().flat_map(|sent| &sent.jobs) {
+                if core.records.get_mut(*key).is_some_and(|record| record.reply.is_none()) {
+                    core.records.remove(*key);
+                }
+            }
+        }
+        let _ = self.handle(core, Event::DeviceLost { device });
     }
 
     /// A packet came from a lane's worker.
