@@ -340,6 +340,9 @@ fn one_broken_model_hides_no_other() {
     assert!(reason.contains(folder.join("nanodet.onnx").to_str().unwrap()) && reason.contains("sha256"), "{reason}");
     let shown = node.run(&["status"]);
     assert!(String::from_utf8_lossy(&shown.stdout).contains(reason), "{shown:?}");
+    node.wait_until("an alert tells of it", |status| {
+        list(status, "alerts").iter().any(|alert| alert.as_str().unwrap().contains("does not run nanodet"))
+    });
     block_on(async {
         let client = node.client().await;
         let (job, payload) = frame();

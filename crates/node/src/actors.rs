@@ -7,6 +7,7 @@
 //! ├─ scheduler actor         time for the pure scheduler
 //! ├─ session supervisor
 //! │  └─ session actor        one per session: its source, its streams, its events
+//! ├─ monitor actor           what is wrong, for status pages and the log
 //! ├─ gateway actor           the API endpoint
 //! └─ cluster actor           the cluster endpoint
 //! ```
@@ -14,6 +15,7 @@
 pub mod device;
 pub mod devices;
 pub mod endpoint;
+pub mod monitor;
 pub mod node;
 pub mod scheduler;
 pub mod session;

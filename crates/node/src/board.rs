@@ -45,6 +45,7 @@ struct Entry {
 #[derive(Default)]
 pub struct Board {
     entries: Mutex<Vec<Entry>>,
+    alerts: Mutex<Vec<String>>,
 }
 
 impl Board {
@@ -101,6 +102,19 @@ impl Board {
             entry.status.restarts += 1;
             entry.status.last_exit = Some(entry.blame.take().unwrap_or_else(|| reason.to_owned()));
         });
+    }
+
+    /// What is wrong now; gives the alerts that were not there before. Numbers in them change from look to look, so one
+    /// counts as new when its first word (whom it is about) had none.
+    pub fn set_alerts(&self, alerts: Vec<String>) -> Vec<String> {
+        let about = |alert: &String| alert.split(' ').next().unwrap_or("").to_owned();
+        let before = std::mem::replace(&mut *self.alerts.lock(), alerts.clone());
+        let known: Vec<String> = before.iter().map(about).collect();
+        alerts.into_iter().filter(|alert| !known.contains(&about(alert))).collect()
+    }
+
+    pub fn alerts(&self) -> Vec<String> {
+        self.alerts.lock().clone()
     }
 
     pub fn devices(&self) -> Vec<DeviceStatus> {

@@ -82,6 +82,7 @@ impl NodeDesk {
             cluster: self.file.cluster.to_string(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             sessions: self.sessions(),
+            alerts: self.board.alerts(),
             devices: self.board.devices(),
             engine: self.engine.snapshot(),
         }

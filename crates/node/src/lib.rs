@@ -12,6 +12,7 @@ mod desk;
 pub mod engine;
 mod gateway;
 mod lane_reader;
+mod monitor;
 mod node;
 mod peers;
 pub mod restart;

@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use crate::actors::device::{DeviceArgs, DeviceMessage};
 use crate::actors::devices::DeviceSupervisorArgs;
 use crate::actors::endpoint::{EndpointArgs, Serve};
+use crate::actors::monitor::MonitorArgs;
 use crate::actors::node::{NodeArgs, NodeMessage, NodeSupervisor};
 use crate::actors::sessions::SessionSupervisorArgs;
 use crate::board::{Board, DeviceState};
@@ -184,6 +185,7 @@ impl Node {
                 limits,
                 desk: Arc::clone(&desk),
             },
+            monitor: MonitorArgs { engine: Arc::clone(&engine), board: Arc::clone(&board) },
             gateway: endpoint(&api, &listener, move |listener| Box::pin(Arc::clone(&gateway).serve(listener))),
             cluster: endpoint(&cluster, &cluster_listener, |listener| Box::pin(peers::serve(listener))),
             fatal: fatal_sender,

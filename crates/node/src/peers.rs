@@ -6,9 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sensorium_transport::{Listener, pki};
+use sensorium_transport::{Listener, peer_principal};
 use sensorium_wire::Role;
 
+/// Connections that may be open at once; a node has few neighbours.
+const CONNECTIONS_MAX: usize = 1_024;
 /// How long a handshake may take, in milliseconds.
 const HANDSHAKE_MS_MAX: u64 = 2_000;
 /// Longest probe, in bytes.
@@ -17,15 +19,18 @@ const CLOSE_FORBIDDEN: u32 = 2;
 
 /// Accepts nodes until the listener is closed.
 pub(crate) async fn serve(listener: Arc<Listener>) {
+    let open = Arc::new(());
     while let Some(connecting) = listener.accept().await {
+        if Arc::strong_count(&open) > CONNECTIONS_MAX {
+            // Dropping the handshake refuses it.
+            continue;
+        }
+        let counted = Arc::clone(&open);
         tokio::spawn(async move {
+            let _counted = counted;
             let handshake = tokio::time::timeout(Duration::from_millis(HANDSHAKE_MS_MAX), connecting).await;
             let Ok(Ok(connection)) = handshake else { return };
-            let principal = connection
-                .peer_identity()
-                .and_then(|identity| identity.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>().ok())
-                .and_then(|chain| pki::principal_of(chain.first()?).ok());
-            if !principal.is_some_and(|principal| principal.has(Role::Peer)) {
+            if !peer_principal(&connection).is_ok_and(|principal| principal.has(Role::Peer)) {
                 return connection
                     .close(CLOSE_FORBIDDEN.into(), b"the cluster port needs a certificate with the role peer");
             }

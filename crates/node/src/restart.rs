@@ -15,6 +15,7 @@ pub enum Part {
     Gateway,
     ClusterListener,
     SessionSupervisor,
+    Monitor,
     SourceProcess,
 }
 
@@ -46,7 +47,7 @@ const fn row(part: Part, restarts_max: usize, window_ms: u64, backoff_ms: u64, t
 }
 
 /// The table.
-pub const TABLE: [RestartPolicy; 8] = [
+pub const TABLE: [RestartPolicy; 9] = [
     row(Part::Worker, 20, 60_000, 50, Then::Pause { pause_ms: 10_000 }),
     row(Part::DeviceActor, 5, 60_000, 50, Then::GiveUp),
     row(Part::DeviceSupervisor, 3, 60_000, 50, Then::StopNode),
@@ -54,6 +55,7 @@ pub const TABLE: [RestartPolicy; 8] = [
     row(Part::Gateway, 3, 60_000, 100, Then::StopNode),
     row(Part::ClusterListener, 5, 60_000, 200, Then::GiveUp),
     row(Part::SessionSupervisor, 5, 60_000, 10, Then::StopNode),
+    row(Part::Monitor, 5, 60_000, 100, Then::GiveUp),
     row(Part::SourceProcess, 3, 60_000, 100, Then::GiveUp),
 ];
 

@@ -15,6 +15,8 @@ pub struct NodeStatus {
     pub cluster: String,
     pub uptime_ms: u64,
     pub sessions: usize,
+    /// What is wrong now, in sentences; empty when all is well.
+    pub alerts: Vec<String>,
     pub devices: Vec<DeviceStatus>,
     pub engine: EngineSnapshot,
 }

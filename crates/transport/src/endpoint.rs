@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use rustls_pki_types::CertificateDer;
+use sensorium_wire::Principal;
 use thiserror::Error;
 
 use crate::pki::{self, Bundle, PkiError};
@@ -151,6 +153,19 @@ impl Dialer {
     pub async fn settle(&self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
     }
+}
+
+/// Who is at the other end: the principal of the certificate that the handshake verified.
+///
+/// # Errors
+/// [`PkiError`], when there is none or it names no principal.
+pub fn peer_principal(connection: &quinn::Connection) -> Result<Principal, PkiError> {
+    let chain = connection
+        .peer_identity()
+        .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
+        .unwrap_or_default();
+    // Without a certificate there is no handshake; an empty one is refused like any that names nobody.
+    pki::principal_of(chain.first().map_or(&[], |leaf| leaf.as_ref()))
 }
 
 fn is_near(address: SocketAddr) -> bool {

@@ -8,7 +8,7 @@ pub mod frames;
 pub mod outbox;
 pub mod pki;
 
-pub use endpoint::{ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness};
+pub use endpoint::{ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness, peer_principal};
 pub use frames::{FrameReader, Step};
 pub use outbox::{Outbox, OutboxError, Payload};
 pub use pki::PkiError;

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::devices::{DeviceSupervisor, DeviceSupervisorArgs};
 use super::endpoint::{EndpointActor, EndpointArgs};
+use super::monitor::{MonitorActor, MonitorArgs};
 use super::scheduler::SchedulerActor;
 use super::sessions::{SessionSupervisor, SessionSupervisorArgs};
 use crate::engine::Engine;
@@ -27,6 +28,7 @@ pub struct NodeArgs {
     pub engine: Arc<Engine>,
     pub devices: DeviceSupervisorArgs,
     pub sessions: SessionSupervisorArgs,
+    pub monitor: MonitorArgs,
     pub gateway: EndpointArgs,
     pub cluster: EndpointArgs,
     /// Told why the node must stop.
@@ -55,6 +57,7 @@ impl NodeState {
             }
             Part::Gateway => Actor::spawn_linked(None, EndpointActor, args.gateway, me).await?.0.get_id(),
             Part::ClusterListener => Actor::spawn_linked(None, EndpointActor, args.cluster, me).await?.0.get_id(),
+            Part::Monitor => Actor::spawn_linked(None, MonitorActor, args.monitor, me).await?.0.get_id(),
             Part::Worker | Part::DeviceActor | Part::SourceProcess => return Ok(()),
         };
         self.parts.insert(id, part);
@@ -86,6 +89,7 @@ fn name(part: Part) -> &'static str {
         Part::Gateway => "gateway",
         Part::ClusterListener => "cluster listener",
         Part::SessionSupervisor => "session supervisor",
+        Part::Monitor => "monitor actor",
         Part::SourceProcess => "source process",
     }
 }
@@ -97,9 +101,14 @@ impl Actor for NodeSupervisor {
 
     async fn pre_start(&self, me: ActorRef<NodeMessage>, args: NodeArgs) -> Result<NodeState, ActorProcessingErr> {
         let mut state = NodeState { args, parts: HashMap::new(), histories: HashMap::new() };
-        for part in
-            [Part::Scheduler, Part::DeviceSupervisor, Part::SessionSupervisor, Part::Gateway, Part::ClusterListener]
-        {
+        for part in [
+            Part::Monitor,
+            Part::Scheduler,
+            Part::DeviceSupervisor,
+            Part::SessionSupervisor,
+            Part::Gateway,
+            Part::ClusterListener,
+        ] {
             state.start(part, me.get_cell()).await?;
         }
         Ok(state)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use sensorium_transport::pki;
+use sensorium_transport::peer_principal;
 use sensorium_wire::codec::FrameWriter;
 use sensorium_wire::session::GrantHeader;
 use sensorium_wire::{Kind, Principal, Role, limits};
@@ -60,12 +60,7 @@ pub(super) async fn serve(gateway: &Arc<Gateway>, connecting: quinn::Connecting,
 
 /// The principal of the certificate that the handshake verified.
 fn identify(connection: &quinn::Connection) -> Result<Principal, String> {
-    let identity = connection.peer_identity().ok_or("no certificate")?;
-    let chain = identity
-        .downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>()
-        .map_err(|_| "no certificate of a known kind")?;
-    let leaf = chain.first().ok_or("no certificate")?;
-    let principal = pki::principal_of(leaf).map_err(|error| error.to_string())?;
+    let principal = peer_principal(connection).map_err(|error| error.to_string())?;
     if !principal.has(Role::Submit) && !principal.has(Role::Operate) {
         return Err(format!(
             "{}/{} has neither the role submit nor operate; issue a certificate with one of them",
