@@ -113,7 +113,7 @@ impl Visual {
                 let detected = EventBody::Detection { frame: frame.number, detections };
                 self.events.emit(frame.t_ms, detected, Some(receipt));
                 let seen = Evidence::Frame { t_ms: frame.t_ms, tracks: tracks.clone(), new_tracks, speeds };
-                self.events.emit(frame.t_ms, EventBody::Track { frame: frame.number, tracks }, None);
+                self.events.emit(frame.t_ms, EventBody::Track { frame: frame.number, tracks }, Some(receipt));
                 let _ = self.evidence.send(seen).await;
             }
             Ok((other, _)) => self.lost(&frame, &format!("{DETECTOR} is no detector: it gave {other:?}")).await,
