@@ -117,3 +117,27 @@ fn events_about_nothing_known_are_stale() {
     assert_eq!(desk.send(Event::JobCancelled { key: JobKey(9) }).0, Handled::Stale);
     assert_eq!(desk.send(Event::LaneClosed { lane: crate::LaneId(9) }).0, Handled::Stale);
 }
+
+#[test]
+fn asking_beforehand_gives_the_answer_that_arriving_would_and_changes_nothing() {
+    let mut desk = Desk::new(Settings { queue_jobs_max: 4, ..Settings::default() });
+    desk.open(1, 1, &[1]);
+    let mut refused = 0;
+    for key in 0..40 {
+        desk.now_ns = key * MS / 2;
+        // From passed to far away, and a model that nobody knows.
+        let deadline_ns = desk.now_ns + (key % 8) * 7 * MS;
+        let model = ModelKey(if key % 11 == 0 { 9 } else { 1 });
+        let job = Job { key: JobKey(key), model, deadline_ns, urgency: Urgency::Standard, payload_bytes: 1 };
+        let asked = desk.scheduler.refusal(desk.now_ns, &job);
+        assert_eq!(asked, desk.scheduler.refusal(desk.now_ns, &job), "asking left a trace");
+        let commands = desk.apply(Event::JobArrived(job));
+        let told = match &commands[..] {
+            [Command::Refuse { reason, retry_after_us, .. }] => Some((*reason, *retry_after_us)),
+            _ => None,
+        };
+        assert_eq!(asked, told, "job {key}");
+        refused += usize::from(told.is_some());
+    }
+    assert!((5..35).contains(&refused), "both outcomes are seen: {refused} of 40 refused");
+}
