@@ -191,3 +191,20 @@ fn memory_of_jobs_taken_back_while_they_run_comes_back_even_if_the_worker_dies()
         status["engine"]["jobs_in_flight"] == 0 && status["engine"]["slab_bytes_out"] == 0
     });
 }
+
+#[test]
+fn sounds_that_were_not_named_in_time_are_told_as_gaps() {
+    let node = Node::start("load = [\"yamnet\"]\n[inject]\ndelay_stage = \"infer\"\ndelay_us = 400000\n");
+    let clip = media("librivox/sense_and_sensibility_01_austen_64kb-0880.wav");
+    let output = node.command(&["run", "--json", "--budget", "200ms"]).arg(&clip).output().unwrap();
+    assert!(output.status.success(), "{}", support::complaint(&output));
+    let events = events(&output);
+    let told = |event: &&serde_json::Value| {
+        event["kind"] == "gap" && event["reason"].as_str().unwrap().starts_with("sounds not named: deadline_expired")
+    };
+    let gap = events.iter().find(told).unwrap_or_else(|| panic!("silence: {events:?}"));
+    assert_eq!(gap["modality"], "audio");
+    assert!(gap["units"].as_u64() > Some(1), "{gap}");
+    assert!(!events.iter().any(|event| event["kind"] == "sound"), "a late answer was used: {events:?}");
+    assert!(events.last().unwrap()["gaps"].as_u64() >= Some(1));
+}

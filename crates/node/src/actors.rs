@@ -20,3 +20,16 @@ pub mod node;
 pub mod scheduler;
 pub mod session;
 pub mod sessions;
+
+use ractor::{ActorCell, SupervisionEvent};
+
+/// The child that an event says has ended, and why; `None` for other events.
+fn ended(event: SupervisionEvent) -> Option<(ActorCell, String)> {
+    match event {
+        SupervisionEvent::ActorFailed(cell, error) => Some((cell, error.to_string())),
+        SupervisionEvent::ActorTerminated(cell, _, reason) => {
+            Some((cell, reason.unwrap_or_else(|| "stopped".to_owned())))
+        }
+        SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
+    }
+}

@@ -14,7 +14,7 @@ mod snapshot;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
@@ -47,6 +47,7 @@ pub struct Engine {
     known: DashMap<(CallerId, JobId), Known>,
     retained: Mutex<Retained>,
     callers: DashMap<String, CallerId>,
+    next_caller: AtomicU32,
     draining: AtomicBool,
     counters: Counters,
     on_hung: Box<dyn Fn(u32, String) + Send + Sync>,
@@ -108,6 +109,7 @@ impl Engine {
             known: DashMap::new(),
             retained: Mutex::new(Retained::default()),
             callers: DashMap::new(),
+            next_caller: AtomicU32::new(1),
             draining: AtomicBool::new(false),
             counters: Counters::default(),
             on_hung: Box::new(on_hung),
@@ -137,7 +139,8 @@ impl Engine {
         if let Some(id) = self.callers.get(identity) {
             return *id;
         }
-        let next = CallerId::try_from(self.callers.len()).unwrap_or(CallerId::MAX) + 1;
-        *self.callers.entry(identity.to_owned()).or_insert(next)
+        // Counted, not derived from the table's size: two that connect at once must not share a number, or one could
+        // ask for the other's answers.
+        *self.callers.entry(identity.to_owned()).or_insert_with(|| self.next_caller.fetch_add(1, Ordering::Relaxed))
     }
 }

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use sensorium_pipelines::EvidenceSpec;
-use sensorium_wire::EventBody;
+use sensorium_wire::{EventBody, Modality};
 use tokio::sync::{mpsc, watch};
 
 use crate::engine::Engine;
@@ -122,28 +122,19 @@ async fn run_parts(
         fuse::run(info.video.is_some(), info.audio, limits.evidence.clone(), evidence_queue, inference, events.clone());
     // Tasks of their own, so that they run beside each other; dropping this future stops them all.
     let mut parts = tokio::task::JoinSet::new();
-    let (report, mut reports) = mpsc::unbounded_channel();
-    let tell = report.clone();
-    parts.spawn(async move {
-        let _ = tell.send(("visual", looking.await));
-    });
-    let tell = report.clone();
-    parts.spawn(async move {
-        let _ = tell.send(("audio", listening.await));
-    });
-    parts.spawn(async move {
-        let _ = report.send(("fusion", fusing.await));
-    });
+    parts.spawn(async move { (Modality::Visual, looking.await) });
+    parts.spawn(async move { (Modality::Audio, listening.await) });
+    parts.spawn(async move { (Modality::Fusion, fusing.await) });
     let dropped = reading.await?;
     let (mut frames, mut audio_samples, mut gaps) = (0, 0, dropped.gaps);
-    for _ in 0..3 {
-        let Some((part, tally)) = reports.recv().await else { return Err("a part of the session failed".to_owned()) };
-        let tally: Tally = tally;
+    while let Some(ended) = parts.join_next().await {
+        let (part, tally): (Modality, Tally) =
+            ended.map_err(|error| format!("a part of the session failed: {error}"))?;
         gaps += tally.gaps;
         match part {
-            "visual" => frames = tally.units + dropped.units,
-            "audio" => audio_samples = tally.units,
-            _ => {}
+            Modality::Visual => frames = tally.units + dropped.units,
+            Modality::Audio => audio_samples = tally.units,
+            Modality::Fusion => {}
         }
     }
     Ok((frames, audio_samples * 1000 / u64::from(source::SAMPLE_RATE_HZ), gaps))

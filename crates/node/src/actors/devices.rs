@@ -75,13 +75,7 @@ impl Actor for DeviceSupervisor {
         event: SupervisionEvent,
         state: &mut DevicesState,
     ) -> Result<(), ActorProcessingErr> {
-        let (cell, reason) = match event {
-            SupervisionEvent::ActorFailed(cell, error) => (cell, error.to_string()),
-            SupervisionEvent::ActorTerminated(cell, _, reason) => {
-                (cell, reason.unwrap_or_else(|| "stopped".to_owned()))
-            }
-            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
-        };
+        let Some((cell, reason)) = super::ended(event) else { return Ok(()) };
         let Some(at) = state.running.remove(&cell.get_id()) else { return Ok(()) };
         let name = state.devices[at].setup.device.clone();
         match state.histories[at].failed(now_ns() / 1_000_000) {

@@ -172,11 +172,11 @@ impl Audio {
         }
         let spoken = self.segmenter.finish();
         self.report(spoken).await;
-        self.sounds.finish().await;
+        let sound_gaps = self.sounds.finish().await;
         let transcript_gaps = self.transcriber.finish().await;
         let _ = self.evidence.send(Evidence::AudioEnd).await;
         self.gaps.end();
-        Tally { units: self.heard, gaps: self.gaps.count + transcript_gaps }
+        Tally { units: self.heard, gaps: self.gaps.count + sound_gaps + transcript_gaps }
     }
 }
 

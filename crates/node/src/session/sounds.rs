@@ -4,12 +4,13 @@ use sensorium_pipelines::sound::{SoundEvents, SoundSettings};
 use sensorium_pipelines::speech::SAMPLE_RATE_HZ;
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::submit::PayloadKind;
-use sensorium_wire::{Dtype, EventBody};
+use sensorium_wire::{Dtype, EventBody, Modality};
 use tokio::sync::mpsc;
 
 use super::Events;
 use super::audio::{ms, pcm_bytes};
 use super::fuse::Evidence;
+use super::gaps::Gaps;
 use super::infer::{Inference, Request, SOUNDS};
 
 /// Window and step of the classifier, in samples: 975 ms every 480 ms.
@@ -21,6 +22,7 @@ pub(super) struct Sounds {
     events: Events,
     evidence: mpsc::Sender<Evidence>,
     following: SoundEvents,
+    gaps: Gaps,
     /// Sound from sample `from` on that is in no finished window yet.
     buffer: Vec<f32>,
     from: u64,
@@ -29,7 +31,8 @@ pub(super) struct Sounds {
 impl Sounds {
     pub(super) fn new(inference: Inference, events: Events, evidence: mpsc::Sender<Evidence>) -> Self {
         let following = SoundEvents::new(SoundSettings::default());
-        Self { inference, events, evidence, following, buffer: Vec::new(), from: 0 }
+        let gaps = Gaps::new(Modality::Audio, events.clone());
+        Self { inference, events, evidence, following, gaps, buffer: Vec::new(), from: 0 }
     }
 
     /// Everything before this session time has been named.
@@ -59,21 +62,29 @@ impl Sounds {
         let (start_ms, end_ms) = (ms(self.from), ms(self.from + WINDOW_SAMPLES as u64));
         let (bodies, receipt) = match self.inference.run(&request).await {
             Ok((ModelResult::Classes { classes, .. }, receipt)) => {
+                self.gaps.end();
                 let bodies = self.following.push(start_ms, end_ms, &classes);
                 let _ = self.evidence.send(Evidence::Sounds { start_ms, end_ms, classes }).await;
                 (bodies, Some(receipt))
             }
-            // Sounds that were not named in time end: nothing is said about what was not heard. The loss itself is told
-            // as a gap of the speech detector, which is fed from the same lane.
-            Ok(_) | Err(_) => (self.following.finish(), None),
+            // Sounds that were not named end: nothing is said about what was not heard.
+            Ok((other, _)) => (self.lost(start_ms, end_ms, &format!("{SOUNDS} is no classifier: {other:?}")), None),
+            Err(reason) => (self.lost(start_ms, end_ms, &reason), None),
         };
         for body in bodies {
             self.events.emit(time_of(&body), body, receipt);
         }
     }
 
-    /// The stream has ended.
-    pub(super) async fn finish(&mut self) {
+    fn lost(&mut self, start_ms: u64, end_ms: u64, reason: &str) -> Vec<EventBody> {
+        // The sentence's start names the reason; its details differ from window to window.
+        let reason = reason.split(':').next().unwrap_or(reason);
+        self.gaps.lose(start_ms, end_ms, &format!("sounds not named: {reason}"));
+        self.following.finish()
+    }
+
+    /// The stream has ended; gives the number of gaps.
+    pub(super) async fn finish(&mut self) -> u64 {
         if self.inference.has(SOUNDS) && self.buffer.len() > HOP_SAMPLES / 2 {
             self.buffer.resize(WINDOW_SAMPLES, 0.0);
             self.name().await;
@@ -81,6 +92,8 @@ impl Sounds {
         for body in self.following.finish() {
             self.events.emit(time_of(&body), body, None);
         }
+        self.gaps.end();
+        self.gaps.count
     }
 }
 
