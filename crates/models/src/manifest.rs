@@ -122,6 +122,12 @@ pub struct Placement {
     pub run_ms_max: u32,
     /// Longest result of one job, in bytes; 0 = as long as the payload. Default 65,536.
     pub output_bytes_max: u32,
+    /// A job runs for about so long at a time, in milliseconds, and its lane chooses again before it goes on; 0 = it runs
+    /// to its end in one go. Only for steps that can be sliced ([`Interpret::sliceable`]). Default 0.
+    ///
+    /// Shorter slices hold the lane's other models up for less time; each costs a round trip between node and worker. A
+    /// slice is over its time by at most one step of the work.
+    pub slice_ms: u32,
 }
 
 impl Default for Placement {
@@ -131,6 +137,7 @@ impl Default for Placement {
             batch_max: 1,
             run_ms_max: 30_000,
             output_bytes_max: 64 << 10,
+            slice_ms: 0,
         }
     }
 }
@@ -295,6 +302,21 @@ impl Interpret {
             Self::Fusion { .. } => "fusion",
             Self::Tensor {} => "tensor",
             Self::Identity { .. } => "identity",
+        }
+    }
+
+    /// Whether the work of a job can be cut into slices with other work between them.
+    #[must_use]
+    pub const fn sliceable(&self) -> bool {
+        match self {
+            Self::Transcript { .. } => true,
+            Self::DetectionsDfl { .. }
+            | Self::DetectionRows { .. }
+            | Self::Classes { .. }
+            | Self::Speech {}
+            | Self::Fusion { .. }
+            | Self::Tensor {}
+            | Self::Identity { .. } => false,
         }
     }
 

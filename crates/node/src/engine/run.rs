@@ -117,6 +117,7 @@ impl Engine {
             sent.jobs.push((job.key, record.run));
             Some(JobEntry {
                 run: record.run,
+                continues: 0,
                 input_offset: record.input.offset(),
                 input_bytes: record.input_bytes,
                 output_offset: record.output.offset(),
@@ -128,7 +129,7 @@ impl Engine {
                 dtype: record.header.dtype as u8,
                 pixels: record.header.pixels as u8,
                 rank: record.header.rank,
-                reserved: 0,
+                slice_us: 0,
             })
         });
         let count = u32::try_from(jobs.len()).expect("batches are at most 64 jobs");

@@ -9,7 +9,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use hdrhistogram::Histogram;
 use sensorium_client::{Client, Job};
 use sensorium_device::backend::CpuBackend;
-use sensorium_device::executor::{self, JobInput, JobOutput};
+use sensorium_device::executor::{self, JobInput, JobOutput, Slice};
 use sensorium_models::manifest::{Manifest, Prepare};
 use sensorium_models::repository::Repository;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
@@ -205,6 +205,7 @@ fn floor(paths: &Paths, package: &sensorium_models::ModelPackage, sample: &Sampl
         sample_rate_hz: sample.sample_rate_hz,
         state: &[],
         bytes: &sample.bytes,
+        slice: Slice::default(),
     };
     let mut latencies = Histogram::<u64>::new_with_bounds(1, 600_000_000_000, 3)?;
     let began = Instant::now();
