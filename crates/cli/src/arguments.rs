@@ -50,6 +50,10 @@ pub(crate) enum Command {
     Submit(SubmitArguments),
     /// Show a node, its devices, lanes and queues.
     Status(StatusArguments),
+    /// Show how the devices are shared between video, sound and fusion, or call a critical moment.
+    Plan(PlanArguments),
+    /// Replay a node's log of scheduling decisions: what was decided and why.
+    Replay(ReplayArguments),
     /// Measure.
     Bench(BenchArguments),
     /// Show this machine's hardware and how it would be used.
@@ -157,6 +161,30 @@ pub(crate) struct StatusArguments {
     /// As JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// The next so much time is critical; 0s ends it. Needs a certificate with the role critical or operate.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) critical_moment: Option<Duration>,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReplayArguments {
+    /// A segment (events-N.jsonl) or the folder of a log (events in the data directory).
+    pub(crate) log: PathBuf,
+    /// Only this job, by its number in the log.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) job: Option<u64>,
+    /// Only the summary.
+    #[arg(long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Args, Debug)]

@@ -5,6 +5,8 @@ pub(crate) mod ca;
 pub(crate) mod hardware;
 pub(crate) mod models;
 pub(crate) mod node;
+pub(crate) mod plan;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod submit;

@@ -26,6 +26,7 @@ mod prediction;
 mod queue;
 mod ranking;
 mod ratios;
+mod replay;
 mod scheduler;
 mod service;
 mod snapshot;
@@ -41,6 +42,7 @@ pub use plan::{
     Amount, DeviceKind, OnCpu, Plan, PlanPolicy, PlanRow, PolicyError, PolicyKind, SHARE_PERMILLE_MAX, Shares,
 };
 pub use ratios::Ratios;
+pub use replay::{LOG_FORMAT, LogEntry, LogHead, Replay, ReplayError, Step};
 pub use scheduler::Scheduler;
 pub use service::{BATCH_WAIT_NS_DEFAULT, JOBS_PER_BATCH_MAX, Learned, ModelPolicy, ProfileError};
 pub use snapshot::{LaneSnapshot, Position, Snapshot};
