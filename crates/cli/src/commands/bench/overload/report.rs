@@ -143,7 +143,8 @@ struct Quantiles(Option<Histogram<u64>>);
 
 impl Quantiles {
     fn new(values_ns: impl Iterator<Item = u64>) -> Self {
-        let mut histogram = Histogram::new(3).ok();
+        // Up to an hour, the longest deadline there is; only what is outside is clamped.
+        let mut histogram = Histogram::new_with_bounds(1, 3_600_000_000_000, 3).ok();
         for ns in values_ns {
             if let Some(histogram) = &mut histogram {
                 histogram.saturating_record(ns);
