@@ -188,7 +188,7 @@ impl fmt::Display for Dim {
 #[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Prepare {
     /// An image (encoded or raw) resized bilinearly (half-pixel centres, no antialiasing), then `(x - mean) / std` per
-    /// channel, where x is 0 to 255 and mean and std are in the order of `channels`.
+    /// channel, where x is 0 to 255 and mean and std are in the order of `channels`; rounded for an input of i32.
     Image {
         width: u32,
         height: u32,
@@ -279,6 +279,8 @@ pub enum Interpret {
     },
     /// Event probabilities `[N, events]` (first output) and intensity `[N, 1]` (second output).
     Fusion { events: Vec<String> },
+    /// Points of one body `[N, 1, labels, 3]`: y and x, each 0 to 1 of the network's input, and a score.
+    Pose {},
     /// The first output as a tensor.
     Tensor {},
     /// The payload itself; no network.
@@ -300,6 +302,7 @@ impl Interpret {
             Self::Speech {} => "speech",
             Self::Transcript { .. } => "transcript",
             Self::Fusion { .. } => "fusion",
+            Self::Pose {} => "pose",
             Self::Tensor {} => "tensor",
             Self::Identity { .. } => "identity",
         }
@@ -316,6 +319,7 @@ impl Interpret {
             | Self::Speech {}
             | Self::Fusion { .. }
             | Self::Tensor {}
+            | Self::Pose {}
             | Self::Identity { .. } => false,
         }
     }
@@ -324,7 +328,7 @@ impl Interpret {
     #[must_use]
     pub const fn roles(&self) -> &'static [FileRole] {
         match self {
-            Self::DetectionsDfl { .. } | Self::DetectionRows { .. } | Self::Classes { .. } => {
+            Self::DetectionsDfl { .. } | Self::DetectionRows { .. } | Self::Classes { .. } | Self::Pose {} => {
                 &[FileRole::Network, FileRole::Labels]
             }
             Self::Speech {} | Self::Fusion { .. } | Self::Tensor {} => &[FileRole::Network],

@@ -170,7 +170,7 @@ fn interpret(interpret: &Interpret) -> Result<(), Fault> {
             }
             Ok(())
         }
-        Interpret::Speech {} | Interpret::Tensor {} | Interpret::Identity { .. } => Ok(()),
+        Interpret::Speech {} | Interpret::Pose {} | Interpret::Tensor {} | Interpret::Identity { .. } => Ok(()),
     }
 }
 
@@ -178,7 +178,7 @@ fn interpret(interpret: &Interpret) -> Result<(), Fault> {
 fn together(manifest: &Manifest) -> Result<(), Fault> {
     let step = manifest.interpret.name();
     let prepares: &[&str] = match manifest.interpret {
-        Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. } => &["image"],
+        Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. } | Interpret::Pose {} => &["image"],
         Interpret::Classes { .. } => &["windows", "image"],
         Interpret::Speech {} => &["windows"],
         Interpret::Transcript { .. } => &["utterance"],

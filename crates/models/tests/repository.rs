@@ -162,6 +162,8 @@ fn rules_that_types_do_not_hold() {
         ("path = \"net.onnx\"", "path = \"a\\\\b\"", "file[0].path"),
         ("path = \"labels.txt\"", "path = \"net.onnx\"", "file[1].path: net.onnx is listed twice"),
         (ABC, &ABC.to_uppercase(), "file[0].sha256"),
+        ("step = \"detection_rows\"", "step = \"pos\"", "interpret.step: pos is not known; expected one of"),
+        ("step = \"detection_rows\"", "step = \"pos\"", "did you mean pose?"),
         ("role = \"labels\"", "role = \"tokenizer\"", "file: no labels file; interpret step detection_rows needs one"),
         ("role = \"labels\"", "role = \"encoder\"", "file: no labels file"),
         ("devices = [\"cpu\"]", "devices = []", "placement.devices"),

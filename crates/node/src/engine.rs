@@ -5,11 +5,11 @@
 
 mod admit;
 mod answer;
+mod lanes;
 mod learned;
 mod log;
-mod plan;
-mod lanes;
 mod models;
+mod plan;
 mod records;
 mod retained;
 mod run;
@@ -29,11 +29,11 @@ use sensorium_wire::{JobId, Name, ids::ShortName};
 
 pub use admit::{Admitted, Caller};
 pub use answer::{Delivered, InFlight, Reply};
+pub use lanes::{LaneLink, LaneModel, Nonsense};
 pub use learned::LearnedTimes;
 pub use log::{EventLog, EventLogError};
-pub use lanes::{LaneLink, LaneModel, Nonsense};
-pub use plan::{DeviceShares, PlanStatus};
 pub use models::{ModelInfo, ModelTable};
+pub use plan::{DeviceShares, PlanStatus};
 pub use snapshot::{EngineSnapshot, LaneModelStatus, LaneStatus};
 
 use records::Records;

@@ -150,11 +150,20 @@ impl Node {
             }
         };
         let hung_board = Arc::clone(&board);
-        let engine = Engine::new(&name, slab, models, config.settings(), config.inject.clone(), learned, log, move |device, reason| {
-            if let Some(actor) = hung_board.address(device) {
-                let _ = actor.cast(DeviceMessage::ReplaceWorker { incarnation: None, reason });
-            }
-        });
+        let engine = Engine::new(
+            &name,
+            slab,
+            models,
+            config.settings(),
+            config.inject.clone(),
+            learned,
+            log,
+            move |device, reason| {
+                if let Some(actor) = hung_board.address(device) {
+                    let _ = actor.cast(DeviceMessage::ReplaceWorker { incarnation: None, reason });
+                }
+            },
+        );
 
         let (listener, cluster_listener) = {
             let _api = api.handle().enter();

@@ -130,7 +130,8 @@ mod tests {
         let lines = log();
         let mut replay = Replay::new(&lines[0]).unwrap();
         let steps = lines[1..].iter().map(|line| replay.step(line).unwrap());
-        let expired = steps.flat_map(|step| step.entry.commands).filter(|c| matches!(c, Command::Expire { .. })).count();
+        let expired =
+            steps.flat_map(|step| step.entry.commands).filter(|c| matches!(c, Command::Expire { .. })).count();
         assert!(expired > 3, "{expired} of the queued jobs expire");
     }
 

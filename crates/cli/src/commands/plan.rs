@@ -37,7 +37,8 @@ pub(super) fn lines(plan: &Value) -> Vec<String> {
         format!("{} {load:.2}", entry[0].as_str().unwrap_or("-"))
     });
     let intensities: Vec<String> = intensities.collect();
-    let mut lines = vec![format!("plan {}, level {}; intensity: {}", plan["epoch"], plan["level"], intensities.join(", "))];
+    let mut lines =
+        vec![format!("plan {}, level {}; intensity: {}", plan["epoch"], plan["level"], intensities.join(", "))];
     for device in plan["devices"].as_array().unwrap_or(&none) {
         let share = |modality: &str| format!("{modality} {:.0} %", 100.0 * device[modality].as_f64().unwrap_or(0.0));
         let shares = ["visual", "audio", "fusion"].map(share).join(", ");

@@ -76,7 +76,9 @@ fn replay(path: &Path, arguments: &ReplayArguments, summary: &mut Summary) -> an
         if !arguments.quiet && arguments.job.is_none_or(|job| concerns(&step, job)) {
             #[expect(clippy::cast_precision_loss, reason = "shown with microseconds")]
             let at_s = step.entry.at_ns.saturating_sub(started_ns) as f64 / 1e9;
-            tell(&step, &models, replay.head.state.snapshot().jobs).iter().for_each(|line| println!("{at_s:12.6} {line}"));
+            tell(&step, &models, replay.head.state.snapshot().jobs)
+                .iter()
+                .for_each(|line| println!("{at_s:12.6} {line}"));
         }
     }
     Ok(())
@@ -149,7 +151,12 @@ fn tell(step: &Step, models: &[String], in_flight: usize) -> Vec<String> {
         Command::Dispatch { lane, batch, model: key, jobs, predicted_ns, epoch } => {
             let jobs: Vec<String> = jobs.iter().map(|job| job.key.0.to_string()).collect();
             let (model, takes) = (model(key.0), ms(*predicted_ns));
-            format!("  → batch {} of {model} to lane {}: {takes} expected, plan {epoch}, jobs {}", batch.0, lane.0, jobs.join(" "))
+            format!(
+                "  → batch {} of {model} to lane {}: {takes} expected, plan {epoch}, jobs {}",
+                batch.0,
+                lane.0,
+                jobs.join(" ")
+            )
         }
         Command::Refuse { key, reason, retry_after_us, predicted_ns } => {
             let why = if *predicted_ns > 0 { format!(", it would take {}", ms(*predicted_ns)) } else { String::new() };
@@ -157,9 +164,16 @@ fn tell(step: &Step, models: &[String], in_flight: usize) -> Vec<String> {
         }
         Command::Expire { key } => format!("  → job {} expires: it cannot be on time any more", key.0),
         Command::Fail { key, reason } => format!("  → job {} failed: {}", key.0, reason.name()),
-        Command::Cancelled { key, running } => format!("  → job {} cancelled{}", key.0, if *running { " while it runs" } else { "" }),
+        Command::Cancelled { key, running } => {
+            format!("  → job {} cancelled{}", key.0, if *running { " while it runs" } else { "" })
+        }
         Command::ReplaceWorker { device, why } => {
-            format!("  → the worker of device {} is replaced: batch {} runs over {}", device.0, why.batch.0, ms(why.limit_ns))
+            format!(
+                "  → the worker of device {} is replaced: batch {} runs over {}",
+                device.0,
+                why.batch.0,
+                ms(why.limit_ns)
+            )
         }
         Command::PlanChanged(plan) => format!("  → plan {}, level {}: {:?}", plan.epoch, plan.level, plan.devices),
     }));

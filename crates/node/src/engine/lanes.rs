@@ -149,7 +149,8 @@ impl Engine {
                 return Err(Nonsense::Run { batch: head.batch, run: entry.run });
             }
             let capacity = core.records.get_mut(*key).map_or(u64::MAX, |record| record.output.capacity());
-            if let Some(what) = super::run::implausible(&head, entry, capacity, sent.sent_ns, collected_ns, sent.sliced) {
+            if let Some(what) = super::run::implausible(&head, entry, capacity, sent.sent_ns, collected_ns, sent.sliced)
+            {
                 return Err(Nonsense::Answer { run: entry.run, what });
             }
         }

@@ -87,7 +87,9 @@ impl EventLog {
             return;
         }
         let entry = LogEntry { at_ns, event, commands: commands.to_vec() };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.notes.try_send(Note::Entry(Box::new(entry))) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            self.notes.try_send(Note::Entry(Box::new(entry)))
+        {
             self.broken = true;
         }
     }
