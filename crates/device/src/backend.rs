@@ -21,11 +21,12 @@ pub trait Backend: Send {
     fn name(&self) -> &'static str;
 
     /// Loads the network in `file`. Weights may lie in other files of the same folder, never outside it; operators
-    /// are the standard ones.
+    /// are the standard ones. On a CPU it computes with `threads` threads, or with as many as there are cores for the
+    /// process if that is less.
     ///
     /// # Errors
     /// [`BackendError::Load`] or [`BackendError::Unsupported`], with the file.
-    fn load(&self, file: &Path) -> Result<Box<dyn Network>, BackendError>;
+    fn load(&self, file: &Path, threads: usize) -> Result<Box<dyn Network>, BackendError>;
 }
 
 /// A loaded network. One thread uses it at a time.

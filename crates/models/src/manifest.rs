@@ -128,6 +128,10 @@ pub struct Placement {
     /// Shorter slices hold the lane's other models up for less time; each costs a round trip between node and worker. A
     /// slice is over its time by at most one step of the work.
     pub slice_ms: u32,
+    /// Threads that compute one batch on a CPU device, as far as it has cores. Default 1. More make an answer come sooner
+    /// where a model's operators are large (visual ones); they slow small operators down, and each batch is as slow as
+    /// its slowest thread when other work wants the cores.
+    pub threads: u16,
 }
 
 impl Default for Placement {
@@ -138,6 +142,7 @@ impl Default for Placement {
             run_ms_max: 30_000,
             output_bytes_max: 64 << 10,
             slice_ms: 0,
+            threads: 1,
         }
     }
 }

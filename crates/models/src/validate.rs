@@ -91,6 +91,7 @@ fn placement(placement: &Placement) -> Result<(), Fault> {
     within("placement.run_ms_max", placement.run_ms_max, 1..=600_000)?;
     let bytes = u64::from(placement.output_bytes_max);
     within("placement.output_bytes_max", bytes, 0..=limits::PAYLOAD_BYTES_MAX)?;
+    within("placement.threads", placement.threads, 1..=64)?;
     match placement.slice_ms {
         0 | 5..=1000 => Ok(()),
         other => fault("placement.slice_ms", format!("{other}; expected 0 (all in one go) or 5 to 1000")),

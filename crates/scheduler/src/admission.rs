@@ -161,31 +161,30 @@ impl Scheduler {
             let drained_ns = model.lanes.iter().take(ASKED_LANES_MAX).map(|slot| self.lane(*slot).backlog_ns(now_ns));
             return Err(Refusal::retry_after_ns(Reason::Overloaded, drained_ns.min().unwrap_or(0)));
         };
-        let predicted_ns = completion.sure_ns();
         let lane_state = self.lane(lane);
-        if job.deadline_ns != u64::MAX {
-            let budget_ns = job.deadline_ns - now_ns;
-            if predicted_ns > budget_ns {
-                let times = &lane_state.models[index].times;
-                if !lane_state.is_busy()
-                    && times.profile(1) <= budget_ns
-                    && now_ns.saturating_sub(lane_state.models[index].noted_ns) >= PROBE_AFTER_NS
-                {
-                    return Ok(Admitted { place: Place::Queued { lane }, probe: true });
-                }
-                let own_ns = times.expected_ns(1, job.work).saturating_add(times.spread_ns(1, job.work));
-                // When the job would be too slow even alone, waiting does not help.
-                let refusal = if own_ns > budget_ns {
-                    Refusal::new(Reason::DeadlineUnreachable)
-                } else {
-                    Refusal::retry_after_ns(Reason::DeadlineUnreachable, predicted_ns - budget_ns)
-                };
-                return Err(refusal.predicted_ns(predicted_ns));
+        let own_ns = lane_state.models[index].times.expected_ns(1, job.work);
+        let budget_ns = if job.deadline_ns == u64::MAX { u64::MAX } else { job.deadline_ns - now_ns };
+        // Where times scatter so widely that no margin suffices, refusing everything would help nobody: at most half of
+        // the time that a job has beyond its own is kept as a margin.
+        let predicted_ns = completion.sure_within_ns(budget_ns.saturating_sub(own_ns) / 2);
+        if predicted_ns > budget_ns {
+            let model = &lane_state.models[index];
+            let silent_ns = now_ns.saturating_sub(model.noted_ns);
+            if !lane_state.is_busy() && model.times.profile(1) <= budget_ns && silent_ns >= PROBE_AFTER_NS {
+                return Ok(Admitted { place: Place::Queued { lane }, probe: true });
             }
+            // When the job would be too slow even alone, waiting does not help.
+            let refusal = if own_ns > budget_ns {
+                Refusal::new(Reason::DeadlineUnreachable)
+            } else {
+                Refusal::retry_after_ns(Reason::DeadlineUnreachable, predicted_ns - budget_ns)
+            };
+            return Err(refusal.predicted_ns(predicted_ns));
         }
         self.fair(now_ns, job, class, entry, lane, index)?;
         let cost_ns = lane_state.models[index].unit_ns(job.work);
-        if class > 0 && self.displaces(lane, class, entry, now_ns.saturating_add(completion.expected_ns), cost_ns) {
+        let done_ns = now_ns.saturating_add(completion.expected_ns);
+        if class > 0 && self.displaces(lane, class, entry, done_ns, cost_ns, job.deadline_ns) {
             return Err(Refusal::retry_after_ns(Reason::Overloaded, cost_ns).predicted_ns(predicted_ns));
         }
         Ok(Admitted::to(Place::Queued { lane }))
@@ -229,7 +228,8 @@ impl Scheduler {
         let own = queued.filter(|entry| self.jobs.get(entry.slot).job.principal == job.principal);
         let (jobs, queued_ns) = own.fold((0, 0_u64), |(jobs, ns), entry| (jobs + 1, ns.saturating_add(entry.cost_ns)));
         let wanted_ns = queued_ns.saturating_add(lane.models[model].unit_ns(job.work));
-        let room_ns = entry.order_ns.saturating_sub(now_ns) / 1000 * part;
+        let committed_ns = lane.committed(now_ns).expected_ns;
+        let room_ns = entry.order_ns.saturating_sub(now_ns.saturating_add(committed_ns)) / 1000 * part;
         let room_jobs = self.settings.queue_jobs_max as u64 * part / 1000;
         if jobs == 0 || (wanted_ns <= room_ns && jobs < room_jobs) {
             return Ok(());
@@ -238,8 +238,16 @@ impl Scheduler {
     }
 
     /// Whether queued jobs of this class or below that are on time now would be late with `cost_ns` before them. The new
-    /// job ends at `done_ns`.
-    fn displaces(&self, lane: LaneSlot, class: usize, entry: &Entry, done_ns: u64, cost_ns: u64) -> bool {
+    /// job is done at `done_ns` and due at `due_ns`; a less urgent one goes before it if there is the time.
+    fn displaces(
+        &self,
+        lane: LaneSlot,
+        class: usize,
+        entry: &Entry,
+        mut done_ns: u64,
+        cost_ns: u64,
+        due_ns: u64,
+    ) -> bool {
         let lane = self.lane(lane);
         let mut at_ns = done_ns;
         let mut seen = 0;
@@ -263,7 +271,10 @@ impl Scheduler {
                 at_ns = at_ns.saturating_add(other.cost_ns);
                 let deadline_ns = self.jobs.get(other.slot).job.deadline_ns;
                 if at_ns > deadline_ns && without_ns <= deadline_ns {
-                    return true;
+                    done_ns = done_ns.saturating_add(other.cost_ns);
+                    if lower == class || done_ns > due_ns {
+                        return true;
+                    }
                 }
                 seen += 1;
                 if seen >= DISPLACED_JOBS_MAX {
@@ -307,8 +318,25 @@ impl Scheduler {
         let model = lane.model_index(job.model)?;
         let place = PlaceInLane { model, class, entry, work: job.work, done_ns: 0 };
         let stretch = self.stretch_permille(slot);
-        let completion = lane.completion(now_ns, &place, &self.settings.share_min_permille, stretch);
+        let mut completion = lane.completion(now_ns, &place, &self.settings.share_min_permille, stretch);
+        if stretch > 1000 {
+            let own_ns = lane.models[model].unit_ns(job.work);
+            completion.at_least(self.due_before_ns(now_ns, lane.device, entry).saturating_add(own_ns));
+        }
         Some(Candidate { lane: slot, model, completion })
+    }
+
+    /// What all lanes of a crowded device have to do before a job of this place in the order: what was promised under
+    /// other shares is kept, too.
+    fn due_before_ns(&self, now_ns: u64, device: crate::types::DeviceId, entry: &Entry) -> u64 {
+        let device = &self.devices[&device];
+        let lanes = device.lanes.iter().map(|slot| self.lane(*slot));
+        let total_ns = lanes.fold(0_u64, |total_ns, lane| {
+            let queues = lane.models.iter().flat_map(|model| model.queues.iter());
+            let due_ns = queues.map(|queue| queue.first_ns(queue.ahead_of(entry))).sum::<u64>();
+            total_ns.saturating_add(lane.committed(now_ns).expected_ns).saturating_add(due_ns)
+        });
+        total_ns / device.lanes_at_once_max as u64
     }
 
     /// The lane for a job that was accepted before: the best one, on time or not.

@@ -79,7 +79,7 @@ impl Scheduler {
         (1000 * shares / (share(slot) * device.lanes_at_once_max as u64)).max(1000)
     }
 
-    /// Lanes of a crowded device: as many at once as it runs, one batch at a time; first those whose next job would be
+    /// Lanes of a crowded device: as many at once as it runs, one batch at a time; first those with jobs that would be
     /// late otherwise, then those that had the least of their share.
     fn take_turns(&mut self, device: DeviceId, lanes: &[LaneSlot], suspect: Option<&Runnable>, out: &mut Vec<Command>) {
         let at_once = self.devices[&device].lanes_at_once_max;
@@ -95,11 +95,10 @@ impl Scheduler {
             });
             let next = idle.min_by_key(|slot| {
                 let lane = self.lane(**slot);
-                let latest_ns = lane.turn(self.now_ns).map_or(u64::MAX, |turn| {
-                    turn.head.order_ns.saturating_sub(turn.head.cost_ns).saturating_sub(turn.head.cost_ns / 4)
-                });
-                let pressing = latest_ns <= self.now_ns.saturating_add(self.longest_turn_ns(lanes, **slot));
-                (!pressing, if pressing { latest_ns } else { lane.spent_ns })
+                let passed_ns = self.now_ns.saturating_add(self.longest_turn_ns(lanes, **slot));
+                let pressing = !(0..CLASSES).all(|class| lane.can_wait(class, passed_ns));
+                let head_ns = lane.turn(self.now_ns).map_or(u64::MAX, |turn| turn.head.order_ns);
+                (!pressing, if pressing { head_ns } else { lane.spent_ns })
             });
             let Some(next) = next.copied() else { return };
             if !self.commit_batch(next, suspect, out) {

@@ -28,6 +28,8 @@ const KEPT_PERMILLE: u64 = 100;
 pub(crate) struct Planner {
     policy: PlanPolicy,
     pub(crate) critical_until_ns: u64,
+    /// Whether the moment was critical when the load was last looked at.
+    critical: bool,
     epoch: u64,
     /// Index of the row in force.
     row: usize,
@@ -47,6 +49,7 @@ impl Planner {
         Self {
             policy,
             critical_until_ns: 0,
+            critical: false,
             epoch: 0,
             row,
             proportions: Shares::default(),
@@ -272,14 +275,15 @@ impl Scheduler {
     /// Looks at the load, now and then, and changes the plan if that calls for it.
     pub(crate) fn replan(&mut self, out: &mut Vec<Command>) {
         let now_ns = self.now_ns;
-        let critical_changes =
-            (now_ns < self.planner.critical_until_ns) != (self.planner.looked_ns < self.planner.critical_until_ns);
+        let critical = now_ns < self.planner.critical_until_ns;
+        let critical_changes = critical != self.planner.critical;
         let due = now_ns.saturating_sub(self.planner.looked_ns) >= LOOK_EVERY_NS;
         let again = self.planner.devices_changed;
         if !due && !again && !critical_changes {
             return;
         }
         self.planner.looked_ns = now_ns;
+        self.planner.critical = critical;
         let capacity = self.capacity_permille();
         if capacity == [0; 3] {
             return;
@@ -309,6 +313,8 @@ impl Scheduler {
             for slot in self.devices[device].lanes.clone() {
                 let lane = self.lane_mut(slot);
                 lane.share_permille = shares.of(lane.modality);
+                // What was used under the old shares does not count against the new ones.
+                lane.spent_ns = 0;
                 if lane.share_permille == 0 && lane.queued > 0 {
                     without.push(slot);
                 }

@@ -26,6 +26,11 @@ impl Prediction {
         self.variance += other.variance;
     }
 
+    /// It takes at least so long.
+    pub(crate) fn at_least(&mut self, ns: u64) {
+        self.expected_ns = self.expected_ns.max(ns);
+    }
+
     /// Lengthens it by `numerator / denominator`, if that is more than one.
     #[expect(clippy::cast_precision_loss, reason = "factors are small")]
     pub(crate) fn stretch(&mut self, numerator: u64, denominator: u64) {
@@ -38,14 +43,19 @@ impl Prediction {
     }
 
     /// When it will be over in all but about one of a thousand cases.
+    pub(crate) fn sure_ns(&self) -> u64 {
+        self.sure_within_ns(u64::MAX)
+    }
+
+    /// The same, with no more than `margin_ns_max` beyond what is expected.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a square root is not negative, and the conversion saturates"
     )]
-    pub(crate) fn sure_ns(&self) -> u64 {
+    pub(crate) fn sure_within_ns(&self, margin_ns_max: u64) -> u64 {
         // A square root is rounded exactly, on every machine alike.
-        self.expected_ns.saturating_add(self.variance.sqrt() as u64)
+        self.expected_ns.saturating_add((self.variance.sqrt() as u64).min(margin_ns_max))
     }
 }
 

@@ -59,7 +59,7 @@ impl Lane {
     }
 
     /// Whether what a class has queued is on time when its first job starts at `begin_ns`.
-    fn can_wait(&self, class: usize, begin_ns: u64) -> bool {
+    pub(crate) fn can_wait(&self, class: usize, begin_ns: u64) -> bool {
         if self.class_jobs[class] == 0 {
             return true;
         }

@@ -1,4 +1,4 @@
-//! The processor: ONNX Runtime's CPU provider, one thread per network.
+//! The processor: ONNX Runtime's CPU provider.
 //!
 //! The library is loaded at run time from a path, so the same binary runs where it is missing and says so. No library
 //! of custom operators is ever registered.
@@ -49,10 +49,10 @@ impl CpuBackend {
         Ok(Self { environment })
     }
 
-    fn session(&self, file: &Path) -> Result<Session, ort::Error> {
+    fn session(&self, file: &Path, threads: usize) -> Result<Session, ort::Error> {
         // Spinning threads would burn the cores that the node's network threads need.
         Session::builder(&self.environment)?
-            .with_intra_threads(1)?
+            .with_intra_threads(threads)?
             .with_inter_threads(1)?
             .with_intra_op_spinning(false)?
             .with_inter_op_spinning(false)?
@@ -67,10 +67,11 @@ impl Backend for CpuBackend {
         "cpu"
     }
 
-    fn load(&self, file: &Path) -> Result<Box<dyn Network>, BackendError> {
+    fn load(&self, file: &Path, threads: usize) -> Result<Box<dyn Network>, BackendError> {
         let failed = |message: String| BackendError::Load { file: file.to_owned(), message };
         let full = file.canonicalize().map_err(|error| failed(error.to_string()))?;
-        let session = self.session(&full).map_err(|error| failed(error.to_string()))?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let session = self.session(&full, threads.clamp(1, cores)).map_err(|error| failed(error.to_string()))?;
         let inputs = session
             .inputs()
             .iter()

@@ -95,7 +95,7 @@ pub fn load_measured(
 }
 
 fn network(package: &ModelPackage, backend: &dyn Backend, role: FileRole) -> Result<Box<dyn Network>, LoadError> {
-    let network = backend.load(package.file(role)?)?;
+    let network = backend.load(package.file(role)?, usize::from(package.manifest.placement.threads))?;
     package.check(role, network.signature())?;
     Ok(network)
 }

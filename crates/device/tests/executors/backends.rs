@@ -25,7 +25,7 @@ fn contract(backend: &dyn Backend) {
     // A good network, with weights inside and beside it.
     for (name, location) in [("good.onnx", None), ("beside.onnx", Some("weights.bin"))] {
         write("weights.bin", &weights);
-        let mut network = backend.load(&write(name, &network("Add", "", location, FLOAT))).unwrap();
+        let mut network = backend.load(&write(name, &network("Add", "", location, FLOAT)), 1).unwrap();
         let signature = network.signature().clone();
         assert_eq!((signature.inputs.len(), signature.inputs[0].name.as_str()), (1, "x"));
         assert_eq!((signature.inputs[0].dtype, &signature.inputs[0].dims[..]), (Dtype::F32, &[Some(2)][..]));
@@ -66,10 +66,10 @@ fn contract(backend: &dyn Backend) {
         ("unknown.onnx", network("Frobnicate", "", None, FLOAT)),
         ("strings.onnx", network("Add", "", None, STRING)),
     ] {
-        let error = backend.load(&write(name, &bytes)).err().unwrap_or_else(|| panic!("{name} was loaded"));
+        let error = backend.load(&write(name, &bytes), 1).err().unwrap_or_else(|| panic!("{name} was loaded"));
         assert!(matches!(&error, BackendError::Load { file, .. } if file.ends_with(name)), "{error}");
     }
-    assert!(matches!(backend.load(&folder.path().join("none.onnx")), Err(BackendError::Load { .. })));
+    assert!(matches!(backend.load(&folder.path().join("none.onnx"), 1), Err(BackendError::Load { .. })));
 }
 
 #[test]

@@ -41,8 +41,8 @@ impl Backend for Paced {
         self.inner.name()
     }
 
-    fn load(&self, file: &Path) -> Result<Box<dyn Network>, BackendError> {
-        let inner = self.inner.load(file)?;
+    fn load(&self, file: &Path, threads: usize) -> Result<Box<dyn Network>, BackendError> {
+        let inner = self.inner.load(file, threads)?;
         Ok(Box::new(PacedNetwork { inner, runs: Arc::clone(&self.runs), pause: self.pause }))
     }
 }

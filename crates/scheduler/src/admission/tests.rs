@@ -1,7 +1,7 @@
 use sensorium_wire::{Reason, Urgency};
 
 use crate::fixture::{Desk, MS, NEVER};
-use crate::{Command, DeviceId, Event, Handled, Job, JobKey, ModelKey, Refusal, Settings};
+use crate::{Command, DeviceId, Event, Handled, Job, JobKey, LaneId, ModelKey, Refusal, Settings};
 
 fn refusal(commands: &[Command]) -> (Reason, u64) {
     match commands {
@@ -142,4 +142,104 @@ fn asking_beforehand_gives_the_answer_that_arriving_would_and_changes_nothing() 
         refused += usize::from(told.is_some());
     }
     assert!((5..35).contains(&refused), "both outcomes are seen: {refused} of 40 refused");
+}
+
+#[test]
+fn accepted_work_is_not_displaced_but_by_critical_work() {
+    let mut desk = Desk::new(Settings::default());
+    desk.open(1, 1, &[1, 2]);
+    desk.arrive(1, NEVER);
+    desk.arrive(2, NEVER);
+    // Done after 30 ms: on time, but not behind another batch.
+    desk.arrive(3, 32 * MS);
+    for (key, urgency, refused) in [(4, Urgency::High, true), (5, Urgency::Critical, false)] {
+        // Done after 30 ms, it has no time to let the other pass.
+        let job = Job { urgency, ..Job::new(JobKey(key), ModelKey(2), 33 * MS) };
+        assert_eq!(desk.scheduler.refusal(0, &job).is_some(), refused, "{urgency:?}");
+    }
+}
+
+#[test]
+fn a_greedy_principal_leaves_room_for_a_modest_one() {
+    let mut desk = Desk::new(Settings::default());
+    let single = crate::ModelPolicy::new(1, 0, vec![(1, 10 * MS)], vec![]);
+    desk.apply(Event::LaneOpened {
+        lane: LaneId(1),
+        device: DeviceId(1),
+        modality: sensorium_wire::Modality::Visual,
+        models: vec![(ModelKey(1), single)],
+    });
+    let mut accepted = [0, 0];
+    let mut running = std::collections::VecDeque::new();
+    for step in 0..4_000_u64 {
+        desk.now_ns = step * MS;
+        // Greedy: 3 jobs each 10 ms, modest: one each 50 ms; there is room for one each 10 ms.
+        for principal in 0..2_u32 {
+            let arrives = if principal == 0 { step % 10 < 3 } else { step % 50 == 7 };
+            if arrives {
+                let key = JobKey(step * 2 + u64::from(principal));
+                let job = Job::new(key, ModelKey(1), desk.now_ns + 100 * MS);
+                let commands = desk.apply(Event::JobArrived(Job { principal: crate::PrincipalKey(principal), ..job }));
+                let refused = commands.iter().any(|command| matches!(command, Command::Refuse { .. }));
+                accepted[principal as usize] += u64::from(!refused);
+                running.extend(crate::fixture::dispatches(&commands).into_iter().map(|(_, batch, _)| batch));
+            }
+        }
+        if step % 10 == 9
+            && let Some(batch) = running.pop_front()
+        {
+            running.extend(crate::fixture::dispatches(&desk.done(1, batch)).into_iter().map(|(_, batch, _)| batch));
+        }
+    }
+    let [greedy, modest] = accepted;
+    assert!(modest >= 64, "of 80 jobs of the modest one {modest} were accepted");
+    assert!(greedy > 280, "what it leaves is the greedy one's: {greedy}");
+}
+
+#[test]
+fn what_was_learned_too_badly_is_tried_again() {
+    let mut desk = Desk::with_one_lane();
+    for key in 0..60 {
+        desk.arrive(key, NEVER);
+        desk.now_ns += 90 * MS;
+        desk.apply(Event::BatchDone {
+            lane: LaneId(1),
+            batch: crate::BatchId(key + 1),
+            service_ns: 90 * MS,
+            unfinished: crate::Unfinished::new(),
+        });
+    }
+    let job = |key, now_ns| Job::new(JobKey(key), ModelKey(1), now_ns + 50 * MS);
+    let refusal = desk.scheduler.refusal(desk.now_ns, &job(100, desk.now_ns));
+    assert_eq!(refusal.map(|refusal| refusal.reason), Some(Reason::DeadlineUnreachable));
+    desk.now_ns += 2_000 * MS;
+    let commands = desk.apply(Event::JobArrived(job(101, desk.now_ns)));
+    assert_eq!(crate::fixture::dispatches(&commands), [(1, 61, vec![(101, 1)])], "after two silent seconds one is tried");
+    assert!(desk.scheduler.refusal(desk.now_ns, &job(102, desk.now_ns)).is_some(), "only one");
+    // It was quick after all: what was learned is doubted, and soon forgotten.
+    for key in 102..140 {
+        desk.now_ns += 10 * MS;
+        desk.apply(Event::BatchDone {
+            lane: LaneId(1),
+            batch: crate::BatchId(key - 41),
+            service_ns: 10 * MS,
+            unfinished: crate::Unfinished::new(),
+        });
+        desk.arrive(key, NEVER);
+    }
+    desk.now_ns += 10 * MS;
+    desk.done(1, 99);
+    assert_eq!(desk.scheduler.refusal(desk.now_ns, &job(200, desk.now_ns)), None);
+}
+
+#[test]
+fn a_device_that_says_it_is_slow_is_believed_at_once() {
+    let mut desk = Desk::with_one_lane();
+    let job = Job::new(JobKey(1), ModelKey(1), 15 * MS);
+    assert_eq!(desk.scheduler.refusal(0, &job), None);
+    desk.apply(Event::LoadReport { device: DeviceId(1), time_percent: 300 });
+    assert!(desk.scheduler.refusal(0, &job).is_some());
+    desk.apply(Event::LoadReport { device: DeviceId(1), time_percent: 100 });
+    assert_eq!(desk.scheduler.refusal(0, &job), None);
+    assert_eq!(desk.send(Event::LoadReport { device: DeviceId(7), time_percent: 100 }).0, crate::Handled::Stale);
 }
