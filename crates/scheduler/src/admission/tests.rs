@@ -214,7 +214,11 @@ fn what_was_learned_too_badly_is_tried_again() {
     assert_eq!(refusal.map(|refusal| refusal.reason), Some(Reason::DeadlineUnreachable));
     desk.now_ns += 2_000 * MS;
     let commands = desk.apply(Event::JobArrived(job(101, desk.now_ns)));
-    assert_eq!(crate::fixture::dispatches(&commands), [(1, 61, vec![(101, 1)])], "after two silent seconds one is tried");
+    assert_eq!(
+        crate::fixture::dispatches(&commands),
+        [(1, 61, vec![(101, 1)])],
+        "after two silent seconds one is tried"
+    );
     assert!(desk.scheduler.refusal(desk.now_ns, &job(102, desk.now_ns)).is_some(), "only one");
     // It was quick after all: what was learned is doubted, and soon forgotten.
     for key in 102..140 {

@@ -2,7 +2,8 @@ use sensorium_wire::{Modality, Urgency};
 
 use crate::fixture::{Desk, MS, NEVER, dispatches};
 use crate::{
-    BatchId, Command, DeviceId, Event, Handled, Job, JobKey, LaneId, ModelKey, ModelPolicy, Settings, StreamKey, Unfinished,
+    BatchId, Command, DeviceId, Event, Handled, Job, JobKey, LaneId, ModelKey, ModelPolicy, Settings, StreamKey,
+    Unfinished,
 };
 
 #[test]
@@ -263,9 +264,8 @@ fn jobs_of_a_stream_run_in_the_order_of_their_arrival() {
 #[test]
 fn a_stream_waits_for_its_job_that_may_have_killed_a_worker() {
     let mut desk = singles(Settings::default());
-    let in_stream = |key| {
-        Event::JobArrived(Job { stream: Some(StreamKey(7)), ..Job::new(JobKey(key), ModelKey(1), NEVER) })
-    };
+    let in_stream =
+        |key| Event::JobArrived(Job { stream: Some(StreamKey(7)), ..Job::new(JobKey(key), ModelKey(1), NEVER) });
     desk.apply(in_stream(1));
     desk.apply(in_stream(2));
     desk.apply(in_stream(3));

@@ -2,8 +2,8 @@ use sensorium_wire::{Modality, Urgency};
 
 use crate::fixture::{Desk, MS, dispatches};
 use crate::{
-    Amount, Command, DeviceId, DeviceKind, Event, Job, JobKey, LaneId, ModelKey, ModelPolicy, Plan, PlanPolicy, PlanRow,
-    PolicyError, PolicyKind, Settings, Shares,
+    Amount, Command, DeviceId, DeviceKind, Event, Job, JobKey, LaneId, ModelKey, ModelPolicy, Plan, PlanPolicy,
+    PlanRow, PolicyError, PolicyKind, Settings, Shares,
 };
 
 /// One CPU device that runs one lane at a time, with a visual (model 1) and an audio lane (model 2) of 10 ms a job.
@@ -34,7 +34,10 @@ fn fixed(visual: f64, audio: f64) -> PlanPolicy {
 }
 
 fn plans(commands: &[Command]) -> Vec<&Plan> {
-    commands.iter().filter_map(|command| if let Command::PlanChanged(plan) = command { Some(plan) } else { None }).collect()
+    commands
+        .iter()
+        .filter_map(|command| if let Command::PlanChanged(plan) = command { Some(plan) } else { None })
+        .collect()
 }
 
 /// Jobs of both models arrive faster than they can be done, for so long; gives how many of each were dispatched, and how
@@ -57,12 +60,15 @@ fn overload(desk: &mut Desk, running: &mut Vec<(u32, u64, u64)>, for_ms: u64) ->
         }
         while let Some(at) = running.iter().position(|(_, _, ends_ns)| *ends_ns <= desk.now_ns) {
             let (lane, batch, _) = running.remove(at);
-            send(desk, Event::BatchDone {
-                lane: LaneId(lane),
-                batch: crate::BatchId(batch),
-                service_ns: 10 * MS,
-                unfinished: crate::Unfinished::new(),
-            });
+            send(
+                desk,
+                Event::BatchDone {
+                    lane: LaneId(lane),
+                    batch: crate::BatchId(batch),
+                    service_ns: 10 * MS,
+                    unfinished: crate::Unfinished::new(),
+                },
+            );
         }
         send(desk, Event::Tick);
         for (lane, batch, _) in dispatches(&out) {
@@ -195,12 +201,8 @@ fn policies_without_sense_are_named() {
     let above = |permille| PlanRow { intensity_above_permille: Some(permille), ..row };
     assert_eq!(with(vec![above(500)]), Err(PolicyError::LastRow { row: 0 }));
     assert_eq!(with(vec![above(500), above(600), row]), Err(PolicyError::Order { row: 1, bound: 600 }));
-    let nothing = PlanRow {
-        visual: Amount::Devices(0.0),
-        audio: Amount::Devices(0.0),
-        fusion: Amount::Devices(0.0),
-        ..row
-    };
+    let nothing =
+        PlanRow { visual: Amount::Devices(0.0), audio: Amount::Devices(0.0), fusion: Amount::Devices(0.0), ..row };
     assert_eq!(with(vec![nothing]), Err(PolicyError::Nothing { row: 0 }));
     let negative = PlanRow { visual: Amount::Devices(-1.0), ..row };
     assert!(matches!(with(vec![negative]), Err(PolicyError::Amount { row: 0, modality: "visual", .. })));
