@@ -45,7 +45,7 @@ impl Scheduler {
         let place = match self.admit(self.now_ns, job, &entry) {
             Ok(place) => place,
             Err(Refusal { reason, retry_after_us }) => {
-                out.push(Command::Refuse { key: job.key, reason, retry_after_us });
+                out.push(Command::Refuse { key: job.key, reason, retry_after_us, predicted_ns: 0 });
                 return Handled::Applied;
             }
         };

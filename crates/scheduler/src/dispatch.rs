@@ -141,7 +141,7 @@ impl Scheduler {
             let record = self.jobs.get_mut(*job);
             record.place = Place::Committed { lane: slot };
             record.attempt += 1;
-            batched.push(BatchedJob { key: record.job.key, attempt: record.attempt });
+            batched.push(BatchedJob { key: record.job.key, attempt: record.attempt, slice: 0 });
         }
         let started_ns = self.now_ns;
         let lane = self.lane_mut(slot);
@@ -154,7 +154,7 @@ impl Scheduler {
             predicted_ns,
             run_ns_max,
         });
-        out.push(Command::Dispatch { lane: lane.id, batch, model: lane.models[model].key, jobs: batched });
+        out.push(Command::Dispatch { lane: lane.id, batch, model: lane.models[model].key, jobs: batched, epoch: 0, predicted_ns });
         batch
     }
 }

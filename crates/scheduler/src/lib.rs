@@ -15,6 +15,7 @@ mod fixture;
 mod jobs;
 mod lane;
 mod loss;
+mod plan;
 mod queue;
 mod scheduler;
 mod service;
@@ -22,11 +23,12 @@ mod snapshot;
 mod types;
 
 pub use config::Settings;
-pub use event::{BatchJobs, BatchedJob, Command, Event, Handled, Hung};
+pub use event::{BatchJobs, BatchedJob, Command, Event, Handled, Hung, Unfinished};
+pub use plan::{Amount, DeviceKind, OnCpu, Plan, PlanPolicy, PlanRow, PolicyError, PolicyKind, SHARE_PERMILLE_MAX, Shares};
 pub use scheduler::Scheduler;
 pub use service::{JOBS_PER_BATCH_MAX, ModelPolicy};
 pub use snapshot::{LaneSnapshot, Position, Snapshot};
-pub use types::{BatchId, DeviceId, Job, JobKey, LaneId, ModelKey, virtual_deadline_ns};
+pub use types::{BatchId, DeviceId, Job, JobKey, LaneId, ModelKey, PrincipalKey, StreamKey, virtual_deadline_ns};
 
 /// Batches that may be committed to one lane: one that runs and one that waits behind it, so that the worker never
 /// waits for the node, and a change of mind takes effect within a batch.

@@ -77,7 +77,11 @@ impl Scheduler {
             Event::LaneClosed { lane } => self.lane_closed(lane, out),
             Event::DeviceLost { device } => self.device_lost(device, out),
             Event::JobArrived(job) => self.job_arrived(&job, out),
-            Event::BatchDone { lane, batch, service_ns } => self.batch_done(lane, batch, service_ns, out),
+            Event::DeviceAdded { .. }
+            | Event::LoadReport { .. }
+            | Event::CriticalMoment { .. }
+            | Event::PolicyChanged { .. } => Handled::Applied,
+            Event::BatchDone { lane, batch, service_ns, .. } => self.batch_done(lane, batch, service_ns, out),
             Event::JobCancelled { key } => self.job_cancelled(key, out),
             Event::Tick => {
                 self.tick(out);

@@ -32,6 +32,14 @@ number!(
     /// A batch, numbered by the scheduler from 1 and never reused.
     BatchId(u64)
 );
+number!(
+    /// An ordered sequence of frames or sound; its jobs for one model run in the order of their arrival.
+    StreamKey(u64)
+);
+number!(
+    /// Who submits; capacity is shared fairly among them.
+    PrincipalKey(u32)
+);
 
 /// One unit of work for one model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +50,28 @@ pub struct Job {
     pub deadline_ns: u64,
     pub urgency: Urgency,
     pub payload_bytes: u64,
+    /// How much there is to do, in a unit of the model's (pixels, samples, bytes); 0 = not known. Service times are
+    /// learned by its power of two.
+    pub work: u64,
+    pub stream: Option<StreamKey>,
+    pub principal: PrincipalKey,
+}
+
+impl Job {
+    /// A `standard` job of principal 0, of unknown size and in no stream.
+    #[must_use]
+    pub const fn new(key: JobKey, model: ModelKey, deadline_ns: u64) -> Self {
+        Self {
+            key,
+            model,
+            deadline_ns,
+            urgency: Urgency::Standard,
+            payload_bytes: 0,
+            work: 0,
+            stream: None,
+            principal: PrincipalKey(0),
+        }
+    }
 }
 
 const SECOND_NS: u64 = 1_000_000_000;
