@@ -30,6 +30,8 @@ pub fn main() -> ExitCode {
         Command::Submit(options) => commands::submit::run(&paths, &options),
         Command::Status(options) => commands::status::run(&paths, &options),
         Command::Bench(options) => commands::bench::run(&paths, &options),
+        Command::Simulate(options) => commands::simulate::run(&options),
+        Command::Prove(options) => commands::prove::run(&options),
         Command::Hardware(options) => commands::hardware::run(&options),
         Command::Models(options) => commands::models::run(&paths, &options),
         Command::Ca(options) => commands::ca::run(&options),
