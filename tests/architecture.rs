@@ -300,6 +300,20 @@ fn the_documentation_has_every_option_of_a_node() {
 }
 
 #[test]
+fn the_documentation_has_every_key_of_a_scenario() {
+    let source = read(&root().join("crates/simulator/src/scenario/raw.rs"));
+    let keys = source.lines().filter_map(|line| Some(line.trim().strip_prefix("pub(super) ")?.split_once(':')?.0));
+    let page = read(&root().join("docs/simulator.md"));
+    let mut count = 0;
+    for key in keys {
+        count += 1;
+        let shown = [format!("`{key}`"), format!("[[{key}]]"), format!("{key} = ")];
+        assert!(shown.iter().any(|shown| page.contains(shown)), "docs/simulator.md lacks the key {key}");
+    }
+    assert!(count >= 40, "only {count} keys found");
+}
+
+#[test]
 fn the_documentation_has_every_limit_of_the_protocol() {
     let source = read(&root().join("crates/wire/src/limits.rs"));
     let names = source.lines().filter_map(|line| Some(line.strip_prefix("pub const ")?.split_once(':')?.0));

@@ -22,5 +22,5 @@ pub use misfortune::{Misfortune, MisfortuneError};
 pub use prove::{Bound, FoundMiss, Losses, Proof, prove};
 pub use quantiles::QuantileReport;
 pub use report::{HowMissed, LoadReport, Miss, Outcomes, PLANS_LISTED_MAX, PlanChange, Report, Utilisation};
-pub use scenario::{DEVICES_MAX, SECONDS_MAX, SOURCES_MAX, Scenario, ScenarioError, SourceFile};
+pub use scenario::{DEVICES_MAX, SECONDS_MAX, SITES_MAX, SOURCES_MAX, Scenario, ScenarioError, SourceFile};
 pub use simulation::{Broken, Decide, simulate, simulate_with};

@@ -6,9 +6,11 @@
 mod check;
 mod error;
 mod loads;
+mod models;
 mod raw;
 mod recorded;
 mod text;
+mod world;
 
 use sensorium_scheduler::{DeviceId, DeviceKind, ModelKey, ModelPolicy, PlanPolicy, Settings};
 use sensorium_wire::{Modality, Urgency};

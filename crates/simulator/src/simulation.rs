@@ -1,6 +1,7 @@
 //! One run: what happens is told to the scheduler, what it decides is carried out, and the checker watches both.
 
 mod devices;
+mod items;
 mod jobs;
 mod queue;
 
@@ -16,7 +17,7 @@ use crate::scenario::{Fault, Scenario};
 use crate::tally::Tally;
 use crate::time::{SECOND, seconds};
 use devices::Devices;
-use jobs::Items;
+use items::Items;
 use queue::{Happening, Queue};
 
 /// How long after the last arrival accepted jobs may take to end, in virtual time.

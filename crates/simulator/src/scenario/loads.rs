@@ -1,7 +1,8 @@
 //! Loads: who submits what, when, and what becomes of refusals.
 
-use super::check::{Attached, find_model, numbers, time};
+use super::check::{Attached, time};
 use super::error::ScenarioError;
+use super::models::{find_model, numbers};
 use super::raw::{RawArrivals, RawLoad, RawRetry};
 use super::text::Place;
 use super::{Load, SOURCES_MAX, Scenario};

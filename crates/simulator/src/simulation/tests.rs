@@ -255,7 +255,7 @@ fn meddling_is_noticed() {
         (Meddling::DoneTwice, "counts as stale"),
         (Meddling::DispatchTwice, "has it"),
         (Meddling::SwallowRefusal, "accepted jobs have no outcome"),
-        (Meddling::SwallowOutcome, "its end"),
+        (Meddling::SwallowOutcome, "accepted jobs have no outcome"),
     ];
     for (fault, rule) in cases {
         // A refused job that a client could take back would be noticed by that, too.
