@@ -1,8 +1,8 @@
 //! How many events a second one core handles, with a small state: one lane under a steady load, and eight lanes.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sensorium_scheduler::{Command, DeviceId, Event, Job, JobKey, LaneId, ModelKey, ModelPolicy, Scheduler, Settings};
-use sensorium_wire::{Modality, Urgency};
+use sensorium_scheduler::{Command, DeviceId, Event, Job, JobKey, LaneId, ModelKey, ModelPolicy, Scheduler, Settings, Unfinished};
+use sensorium_wire::Modality;
 
 const EVENTS: u64 = 10_000;
 const MODELS: u32 = 3;
@@ -30,13 +30,13 @@ fn steady_load(mut scheduler: Scheduler, held: usize) -> Scheduler {
         let done = if in_flight >= held { running.pop_front() } else { None };
         if let Some((lane, batch, jobs)) = done {
             in_flight -= jobs;
-            let _ = scheduler.handle(now_ns, Event::BatchDone { lane, batch, service_ns: 2_000 }, &mut out);
+            let _ = scheduler.handle(now_ns, Event::BatchDone { lane, batch, service_ns: 2_000, unfinished: Unfinished::new() }, &mut out);
         } else {
             key += 1;
             in_flight += 1;
             let model = ModelKey(u32::try_from(key).unwrap_or(0) % MODELS);
             let deadline_ns = now_ns + 50_000_000;
-            let job = Job { key: JobKey(key), model, deadline_ns, urgency: Urgency::Standard, payload_bytes: 1_000 };
+            let job = Job::new(JobKey(key), model, deadline_ns);
             let _ = scheduler.handle(now_ns, Event::JobArrived(job), &mut out);
         }
         for command in out.drain(..) {

@@ -15,6 +15,10 @@ pub struct Settings {
     /// How long after the loss of a lane its jobs wait for it to come back, in nanoseconds. Default 5 s. Raise it when
     /// models take longer to load than that.
     pub restart_wait_ns: u64,
+    /// How far ahead of the end of a batch the next one is committed, in nanoseconds. Default 4 ms. Earlier means that it is
+    /// decided with less knowledge (a fuller batch, a more urgent job); less than two ticks means that the worker may
+    /// wait for it.
+    pub commit_ahead_ns: u64,
     /// What a class of urgency gets of a lane at the least while it has work, in thousandths: critical, high, standard,
     /// batch. Default 0, 200, 100, 50; together at most 900. Critical needs none: it comes first.
     pub share_min_permille: [u16; 4],
@@ -27,6 +31,7 @@ impl Default for Settings {
         Self {
             queue_jobs_max: 4096,
             restart_wait_ns: 5_000_000_000,
+            commit_ahead_ns: 4_000_000,
             share_min_permille: [0, 200, 100, 50],
             plan: PlanPolicy::default(),
         }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::lane::LaneSlot;
 use crate::queue::Entry;
 use crate::types::{DeviceId, Job, JobKey};
@@ -10,7 +12,7 @@ use crate::types::{DeviceId, Job, JobKey};
 pub(crate) type JobSlot = u32;
 
 /// Where a job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Place {
     Queued {
         lane: LaneSlot,
@@ -24,22 +26,39 @@ pub(crate) enum Place {
     Committed {
         lane: LaneSlot,
     },
+    /// In no queue: an earlier job of its stream must find its place first.
+    Held,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct JobRecord {
     pub(crate) job: Job,
+    /// Which class of urgency it queues in: its own, or a higher one when a later job of its stream is more urgent.
+    pub(crate) class: u8,
     pub(crate) entry: Entry,
     pub(crate) place: Place,
     /// Times that it was started on a worker.
     pub(crate) attempt: u32,
+    /// Slices of this attempt that have run, and their time.
+    pub(crate) slices: u32,
+    pub(crate) sliced_ns: u64,
+    /// It was let in to find out whether what was learned still holds.
+    pub(crate) probe: bool,
     /// Times that it killed a worker while it ran alone.
     pub(crate) deaths_alone: u8,
     /// It has its outcome already and only fills a place in a running batch.
     pub(crate) cancelled: bool,
 }
 
-#[derive(Clone, Debug, Default)]
+impl JobRecord {
+    /// What was done of it is lost.
+    pub(crate) fn start_over(&mut self) {
+        self.slices = 0;
+        self.sliced_ns = 0;
+    }
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Jobs {
     records: Vec<Option<JobRecord>>,
     free: Vec<JobSlot>,
@@ -70,7 +89,18 @@ impl Jobs {
     pub(crate) fn insert(&mut self, job: Job, entry: Entry, place: Place) {
         let slot = entry.slot;
         self.by_key.insert(job.key, slot);
-        let record = Some(JobRecord { job, entry, place, attempt: 0, deaths_alone: 0, cancelled: false });
+        let record = Some(JobRecord {
+            class: job.urgency as u8,
+            job,
+            entry,
+            place,
+            attempt: 0,
+            slices: 0,
+            sliced_ns: 0,
+            probe: false,
+            deaths_alone: 0,
+            cancelled: false,
+        });
         if self.free.pop().is_some() {
             self.records[slot as usize] = record;
         } else {
@@ -84,6 +114,16 @@ impl Jobs {
 
     pub(crate) fn get_mut(&mut self, slot: JobSlot) -> &mut JobRecord {
         self.records[slot as usize].as_mut().expect("slots are held only while their job is here")
+    }
+
+    /// Whether the slot still has a job, and that is held.
+    pub(crate) fn is_held(&self, slot: JobSlot) -> bool {
+        self.records[slot as usize].as_ref().is_some_and(|record| record.place == Place::Held)
+    }
+
+    /// Whether the job of this entry has not ended.
+    pub(crate) fn is_here(&self, entry: &Entry) -> bool {
+        self.records[entry.slot as usize].as_ref().is_some_and(|record| record.entry == *entry)
     }
 
     /// Forgets a job and frees its slot.

@@ -10,25 +10,43 @@ mod config;
 mod device;
 mod dispatch;
 mod event;
+mod fairness;
+mod finish;
 #[cfg(test)]
 mod fixture;
 mod jobs;
 mod lane;
 mod loss;
+mod pairs;
+mod pipeline;
 mod plan;
+mod planner;
+mod pools;
+mod prediction;
 mod queue;
+mod ranking;
+mod ratios;
 mod scheduler;
 mod service;
 mod snapshot;
+mod streams;
+mod tick;
+mod turn;
 mod types;
 
+pub use admission::Refusal;
 pub use config::Settings;
 pub use event::{BatchJobs, BatchedJob, Command, Event, Handled, Hung, Unfinished};
-pub use plan::{Amount, DeviceKind, OnCpu, Plan, PlanPolicy, PlanRow, PolicyError, PolicyKind, SHARE_PERMILLE_MAX, Shares};
+pub use plan::{
+    Amount, DeviceKind, OnCpu, Plan, PlanPolicy, PlanRow, PolicyError, PolicyKind, SHARE_PERMILLE_MAX, Shares,
+};
+pub use ratios::Ratios;
 pub use scheduler::Scheduler;
-pub use service::{JOBS_PER_BATCH_MAX, ModelPolicy};
+pub use service::{BATCH_WAIT_NS_DEFAULT, JOBS_PER_BATCH_MAX, Learned, ModelPolicy, ProfileError};
 pub use snapshot::{LaneSnapshot, Position, Snapshot};
-pub use types::{BatchId, DeviceId, Job, JobKey, LaneId, ModelKey, PrincipalKey, StreamKey, virtual_deadline_ns};
+pub use types::{
+    BatchId, DeviceId, Job, JobKey, LaneId, ModelKey, PrincipalKey, StreamKey, virtual_deadline_ns,
+};
 
 /// Batches that may be committed to one lane: one that runs and one that waits behind it, so that the worker never
 /// waits for the node, and a change of mind takes effect within a batch.

@@ -1,17 +1,32 @@
-//! Lanes that open, close and die, and what passes with time: expiry, hung batches, waits that were in vain.
+//! Devices and lanes that come, close and die, and places for the jobs that they leave behind.
 
 use sensorium_wire::{Modality, Reason};
 
 use crate::DEATHS_ALONE_MAX;
-use crate::event::{Command, Handled, Hung};
+use crate::device::Device;
+use crate::event::{Command, Handled};
 use crate::jobs::{JobSlot, Place};
 use crate::lane::{Lane, LaneSlot};
+use crate::plan::DeviceKind;
 use crate::queue::Entry;
 use crate::scheduler::Scheduler;
-use crate::service::ModelPolicy;
+use crate::service::{Learned, ModelPolicy};
+use crate::streams::Course;
 use crate::types::{DeviceId, LaneId, ModelKey};
 
+/// Slowest and fastest that a device can say it is, in percent of the measured times.
+const TIME_PERCENT: std::ops::RangeInclusive<u32> = 10..=2_000;
+
 impl Scheduler {
+    pub(crate) fn device_added(&mut self, device: DeviceId, kind: DeviceKind, lanes_at_once_max: usize) -> Handled {
+        if self.devices.contains_key(&device) {
+            return Handled::Duplicate;
+        }
+        self.devices.insert(device, Device::new(kind, lanes_at_once_max));
+        self.planner.devices_changed();
+        Handled::Applied
+    }
+
     pub(crate) fn lane_opened(
         &mut self,
         id: LaneId,
@@ -23,18 +38,58 @@ impl Scheduler {
         if self.lane_slots.contains_key(&id) {
             return Handled::Duplicate;
         }
-        let lane = Lane::new(id, device, modality, models);
+        let mut lane = Lane::new(id, device, modality, models);
         let slot = self.lane_slots_free.pop().unwrap_or_else(|| {
             self.lanes.push(None);
             LaneSlot::try_from(self.lanes.len() - 1).expect("far fewer than 2^32 lanes fit into memory")
         });
-        for model in &lane.models {
-            self.models.entry(model.key).or_default().lanes.push(slot);
+        let pool = self.pools.find(modality, lane.models.iter().map(|model| model.key).collect());
+        lane.pool = (pool, self.pools.get_mut(pool).enter(slot));
+        for served in &mut lane.models {
+            let model = self.models.entry(served.key).or_default();
+            model.lanes.push(slot);
+            if !model.pools.contains(&pool) {
+                model.pools.push(pool);
+            }
+            served.noted_ns = self.now_ns;
+        }
+        let state = self.devices.entry(device).or_default();
+        state.lanes.push(slot);
+        lane.share_permille = state.shares.of(modality);
+        if state.time_percent != 100 {
+            let percent = u64::from(state.time_percent);
+            lane.models.iter_mut().for_each(|model| model.times.scale(percent));
         }
         self.lanes[slot as usize] = Some(lane);
         self.lane_slots.insert(id, slot);
-        self.devices.entry(device).or_default().lanes.push(slot);
+        self.planner.devices_changed();
         self.dispatch(device, out);
+        Handled::Applied
+    }
+
+    /// What a lane has learned about its models, to be kept for the next one; empty when there is no such lane.
+    #[must_use]
+    pub fn learned(&self, lane: LaneId) -> Vec<(ModelKey, Learned)> {
+        let Some(slot) = self.lane_slots.get(&lane) else {
+            return Vec::new();
+        };
+        self.lane(*slot).models.iter().map(|model| (model.key, model.times.learned())).collect()
+    }
+
+    /// The device says how fast it is. What was learned is scaled by the change.
+    pub(crate) fn load_report(&mut self, device: DeviceId, time_percent: u32) -> Handled {
+        let Some(state) = self.devices.get_mut(&device) else {
+            return Handled::Stale;
+        };
+        let now = time_percent.clamp(*TIME_PERCENT.start(), *TIME_PERCENT.end());
+        let was = std::mem::replace(&mut state.time_percent, now);
+        if now != was {
+            let percent = 100 * u64::from(now) / u64::from(was);
+            for slot in state.lanes.clone() {
+                self.lane_mut(slot).models.iter_mut().for_each(|model| model.times.scale(percent));
+                self.touch(slot);
+            }
+        }
         Handled::Applied
     }
 
@@ -51,6 +106,7 @@ impl Scheduler {
             self.forget_lane(slot);
         }
         self.place_again(&queued);
+        self.planner.devices_changed();
         self.dispatch_all(out);
         Handled::Applied
     }
@@ -62,6 +118,8 @@ impl Scheduler {
         };
         state.replacing = false;
         state.lost_ns = now_ns;
+        // The next worker starts afresh.
+        state.time_percent = 100;
         let alone = state.suspect_batch.take();
         let lanes = state.lanes.clone();
         let mut innocent: Vec<Entry> = Vec::new();
@@ -74,13 +132,14 @@ impl Scheduler {
                 for job in batch.jobs {
                     let record = self.jobs.get_mut(job);
                     if record.cancelled {
-                        self.jobs.remove(job);
+                        self.forget_job(job);
                     } else if index == 0 {
                         record.deaths_alone += u8::from(ran_alone);
                         suspects.push(job);
                     } else {
                         // Batches of a lane run in order, so this one cannot have been started.
-                        record.attempt -= 1;
+                        record.attempt -= u32::from(record.slices == 0);
+                        record.start_over();
                         innocent.push(record.entry);
                     }
                 }
@@ -89,140 +148,46 @@ impl Scheduler {
         }
         for job in suspects {
             let record = self.jobs.get_mut(job);
+            record.start_over();
             if record.deaths_alone >= DEATHS_ALONE_MAX {
                 self.fail(job, Reason::Poisoned, out);
             } else {
                 record.place = Place::Suspect { device };
                 let entry = record.entry;
-                self.device_mut(device).suspects.insert(entry);
+                self.add_suspect(device, entry);
             }
         }
+        innocent.sort_unstable();
         self.place_again(&innocent);
+        self.planner.devices_changed();
         self.dispatch_all(out);
         Handled::Applied
     }
 
-    pub(crate) fn tick(&mut self, out: &mut Vec<Command>) {
-        let mut expired: Vec<JobSlot> = Vec::new();
-        let (jobs, now_ns) = (&self.jobs, self.now_ns);
-        let has_expired = |entry: &Entry| jobs.get(entry.slot).job.deadline_ns <= now_ns;
-        for lane in self.lanes.iter_mut().flatten() {
-            for model in &mut lane.models {
-                let before = model.queue.len();
-                model.queue.take_expired(now_ns, |entry| {
-                    let gone = has_expired(entry);
-                    expired.extend(gone.then_some(entry.slot));
-                    gone
-                });
-                lane.queued -= before - model.queue.len();
-            }
-        }
-        for model in self.models.values_mut() {
-            let before = model.waiting.len();
-            model.waiting.take_expired(now_ns, |entry| {
-                let gone = has_expired(entry);
-                expired.extend(gone.then_some(entry.slot));
-                gone
-            });
-            self.waiting -= before - model.waiting.len();
-        }
-        for slot in expired {
-            self.expire(slot, out);
-        }
-        let devices: Vec<DeviceId> = self.devices.keys().copied().collect();
-        for device in devices {
-            self.expire_suspects(device, out);
-            self.replace_if_hung(device, out);
-        }
-        self.give_up_waits(out);
-        self.dispatch_all(out);
+    pub(crate) fn add_suspect(&mut self, device: DeviceId, entry: Entry) {
+        self.device_mut(device).suspects.insert(entry);
+        self.with_suspects.insert(device);
     }
 
-    pub(crate) fn expire_suspects(&mut self, device: DeviceId, out: &mut Vec<Command>) {
-        let mut expired: Vec<JobSlot> = Vec::new();
-        let (jobs, now_ns) = (&self.jobs, self.now_ns);
-        let Some(state) = self.devices.get_mut(&device) else {
-            return;
-        };
-        state.suspects.take_expired(now_ns, |entry| {
-            let gone = jobs.get(entry.slot).job.deadline_ns <= now_ns;
-            expired.extend(gone.then_some(entry.slot));
-            gone
-        });
-        for slot in expired {
-            self.expire(slot, out);
+    pub(crate) fn take_suspect(&mut self, device: DeviceId, entry: &Entry) {
+        let suspects = &mut self.device_mut(device).suspects;
+        suspects.remove(entry);
+        if suspects.is_empty() {
+            self.with_suspects.remove(&device);
         }
     }
 
-    fn replace_if_hung(&mut self, device: DeviceId, out: &mut Vec<Command>) {
-        let now_ns = self.now_ns;
-        let state = &self.devices[&device];
-        if state.replacing {
-            return;
-        }
-        let hung = state.lanes.iter().find_map(|slot| {
-            let lane = self.lane(*slot);
-            let running = lane.committed.front()?;
-            let over = running.run_ns_max > 0 && now_ns.saturating_sub(running.started_ns) > running.run_ns_max;
-            over.then_some(Hung { lane: lane.id, batch: running.id, limit_ns: running.run_ns_max })
-        });
-        if let Some(why) = hung {
-            self.device_mut(device).replacing = true;
-            out.push(Command::ReplaceWorker { device, why });
-        }
-    }
-
-    /// Ends the wait of jobs whose lane did not come back in time. Suspects go to another device if there is one.
-    fn give_up_waits(&mut self, out: &mut Vec<Command>) {
-        let (now_ns, wait_ns) = (self.now_ns, self.settings.restart_wait_ns);
-        let mut failed: Vec<JobSlot> = Vec::new();
-        for model in self.models.values_mut() {
-            let over = model.lost_ns.is_none_or(|lost_ns| now_ns >= lost_ns.saturating_add(wait_ns));
-            if over && model.lanes.is_empty() && !model.waiting.is_empty() {
-                self.waiting -= model.waiting.len();
-                failed.extend(model.waiting.drain().map(|entry| entry.slot));
-            }
-        }
-        let mut moved: Vec<(Entry, DeviceId, DeviceId)> = Vec::new();
-        for (device, state) in &self.devices {
-            if state.suspects.is_empty() || now_ns < state.lost_ns.saturating_add(wait_ns) {
-                continue;
-            }
-            for entry in state.suspects.iter() {
-                let lanes = self.models.get(&self.jobs.get(entry.slot).job.model).map_or(&[][..], |model| &model.lanes);
-                let mut serving = lanes.iter().map(|slot| self.lane(*slot).device);
-                if serving.clone().all(|other| other != *device) {
-                    match serving.next() {
-                        Some(other) => moved.push((*entry, *device, other)),
-                        None => failed.push(entry.slot),
-                    }
-                }
-            }
-        }
-        for (entry, from, to) in moved {
-            self.device_mut(from).suspects.remove(&entry);
-            self.device_mut(to).suspects.insert(entry);
-            self.jobs.get_mut(entry.slot).place = Place::Suspect { device: to };
-        }
-        for slot in failed {
-            let record = self.jobs.get(slot);
-            if let Place::Suspect { device } = record.place {
-                let entry = record.entry;
-                self.device_mut(device).suspects.remove(&entry);
-            }
-            self.fail(slot, Reason::ModelUnavailable, out);
-        }
-    }
-
-    /// Takes a lane off its models and its jobs out of its queues.
+    /// Takes a lane off its models and its jobs out of its queues. What was done of them in slices is lost with it.
     fn withdraw(&mut self, slot: LaneSlot) -> Vec<Entry> {
         let now_ns = self.now_ns;
         let lane = self.lanes[slot as usize].as_mut().expect("a device's lanes are here");
         let mut queued = Vec::with_capacity(lane.queued);
         lane.queued = 0;
-        for model in &mut lane.models {
-            queued.extend(model.queue.drain());
-            if let Some(model) = self.models.get_mut(&model.key) {
+        lane.class_jobs = [0; crate::lane::CLASSES];
+        self.pools.get_mut(lane.pool.0).leave(lane.pool.1);
+        for served in &mut lane.models {
+            queued.extend(served.queues.iter_mut().flat_map(crate::queue::EdfQueue::drain));
+            if let Some(model) = self.models.get_mut(&served.key) {
                 // A lane that is closing has been taken off already.
                 if let Some(index) = model.lanes.iter().position(|other| *other == slot) {
                     model.lanes.remove(index);
@@ -230,25 +195,40 @@ impl Scheduler {
                 }
             }
         }
+        for entry in &queued {
+            self.jobs.get_mut(entry.slot).start_over();
+        }
+        queued.sort_unstable();
         queued
     }
 
-    /// Finds a place for accepted jobs that lost theirs: the lane that would do them first, or the model's own queue.
-    fn place_again(&mut self, entries: &[Entry]) {
+    /// Finds a place for jobs that were accepted before, in the order of their entries: the best lane that has room, or
+    /// else their model's queue. Promises are kept, so nothing is refused here. A job of a stream stays behind its
+    /// predecessor.
+    pub(crate) fn place_again(&mut self, entries: &[Entry]) {
+        // None of them is in a lane now, so none can be followed before it has found its place.
         for entry in entries {
-            let job = self.jobs.get(entry.slot).job;
-            let best = self.models.get(&job.model).and_then(|model| self.best_lane(self.now_ns, model, &job, entry));
-            let place = if let Some((slot, _)) = best {
-                let lane = self.lane_mut(slot);
-                let model = lane.model_index(job.model).expect("a model's lanes serve it");
-                lane.enqueue(model, *entry);
-                Place::Queued { lane: slot }
-            } else {
-                self.models.entry(job.model).or_default().waiting.insert(*entry);
-                self.waiting += 1;
-                Place::Waiting
+            self.jobs.get_mut(entry.slot).place = Place::Waiting;
+        }
+        for entry in entries {
+            let slot = entry.slot;
+            let lane = match self.course(slot) {
+                Course::Free => self.lane_again(slot),
+                Course::Follow(lane) if self.lane(lane).queued < self.settings.queue_jobs_max => Some(lane),
+                Course::Follow(_) | Course::Hold => {
+                    self.hold(slot);
+                    continue;
+                }
             };
-            self.jobs.get_mut(entry.slot).place = place;
+            if let Some(lane) = lane {
+                self.enqueue(slot, lane);
+            } else {
+                let record = self.jobs.get_mut(slot);
+                record.place = Place::Waiting;
+                let (model, entry) = (record.job.model, record.entry);
+                self.models.entry(model).or_default().waiting.insert(entry);
+                self.waiting += 1;
+            }
         }
     }
 
@@ -258,12 +238,13 @@ impl Scheduler {
             return;
         };
         debug_assert!(lane.committed.is_empty() && lane.queued == 0, "its jobs were taken out first");
+        self.wakes.remove(&(lane.wake_ns, slot));
         self.lane_slots.remove(&lane.id);
         self.device_mut(lane.device).lanes.retain(|other| *other != slot);
         self.lane_slots_free.push(slot);
     }
 
-    fn dispatch_all(&mut self, out: &mut Vec<Command>) {
+    pub(crate) fn dispatch_all(&mut self, out: &mut Vec<Command>) {
         let devices: Vec<DeviceId> = self.devices.keys().copied().collect();
         for device in devices {
             self.dispatch(device, out);

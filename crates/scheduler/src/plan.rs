@@ -192,7 +192,7 @@ impl PlanRow {
         if total > 0.0 { Ok(()) } else { Err(PolicyError::Nothing { row }) }
     }
 
-    fn amount(&self, modality: Modality) -> Amount {
+    pub(crate) fn amount(&self, modality: Modality) -> Amount {
         match modality {
             Modality::Visual => self.visual,
             Modality::Audio => self.audio,
@@ -203,10 +203,21 @@ impl PlanRow {
 
 impl Amount {
     /// Weight where there is nothing but CPU devices.
-    fn parts(self) -> f64 {
+    pub(crate) fn parts(self) -> f64 {
         match self {
             Self::Devices(devices) => devices,
             Self::Cpu(OnCpu::Cpu) => CPU_PARTS,
         }
     }
+}
+
+/// Shares of a CPU device where there are no accelerators: the row's proportions.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "parts of a whole, in thousandths; a policy is checked to give something to somebody"
+)]
+pub(crate) fn split_cpus(amounts: [Amount; 3]) -> Shares {
+    let total: f64 = amounts.iter().map(|amount| amount.parts()).sum();
+    Shares(amounts.map(|amount| (amount.parts() / total * f64::from(SHARE_PERMILLE_MAX)).floor() as u16))
 }

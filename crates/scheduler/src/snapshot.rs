@@ -15,6 +15,8 @@ pub struct LaneSnapshot {
     pub modality: Modality,
     /// Nothing new is dispatched.
     pub closing: bool,
+    /// Of its device, in thousandths.
+    pub share_permille: u16,
     pub queued_jobs: usize,
     pub committed_batches: usize,
     pub committed_jobs: usize,
@@ -38,6 +40,8 @@ pub struct Snapshot {
     pub waiting_jobs: usize,
     /// Of these, waiting to be run alone.
     pub suspect_jobs: usize,
+    /// Of these, held for an earlier job of their stream.
+    pub held_jobs: usize,
     pub draining: bool,
 }
 
@@ -46,6 +50,7 @@ pub struct Snapshot {
 pub enum Position {
     Queued { lane: LaneId },
     Waiting,
+    Held,
     Suspect { device: DeviceId },
     Committed { lane: LaneId },
 }
@@ -60,6 +65,7 @@ impl Scheduler {
                 device: lane.device,
                 modality: lane.modality,
                 closing: lane.closing,
+                share_permille: lane.share_permille,
                 queued_jobs: lane.queued,
                 committed_batches: lane.committed.len(),
                 committed_jobs: lane.committed.iter().map(|batch| batch.jobs.len()).sum(),
@@ -73,7 +79,8 @@ impl Scheduler {
             lanes: lanes.collect(),
             jobs: self.jobs.len(),
             waiting_jobs: self.waiting,
-            suspect_jobs: self.devices.values().map(|device| device.suspects.len()).sum(),
+            suspect_jobs: self.with_suspects.iter().map(|device| self.devices[device].suspects.len()).sum(),
+            held_jobs: self.held.len(),
             draining: self.draining,
         }
     }
@@ -85,6 +92,7 @@ impl Scheduler {
         Some(match record.place {
             Place::Queued { lane } => Position::Queued { lane: self.lane(lane).id },
             Place::Waiting => Position::Waiting,
+            Place::Held => Position::Held,
             Place::Suspect { device } => Position::Suspect { device },
             Place::Committed { lane } => Position::Committed { lane: self.lane(lane).id },
         })

@@ -12,7 +12,7 @@ mod recorded;
 mod text;
 mod world;
 
-use sensorium_scheduler::{DeviceId, DeviceKind, ModelKey, ModelPolicy, PlanPolicy, Settings};
+use sensorium_scheduler::{DeviceId, DeviceKind, Learned, ModelKey, ModelPolicy, PlanPolicy, Settings};
 use sensorium_wire::{Modality, Urgency};
 
 pub use error::ScenarioError;
@@ -208,14 +208,12 @@ impl Load {
 }
 
 impl Model {
-    /// What a lane of a device that takes `factor` times as long tells the scheduler.
-    pub(crate) fn policy(&self, factor: f64) -> ModelPolicy {
-        ModelPolicy::new(
-            self.batch_max,
-            self.run_ns_max,
-            self.profile.told_ns(factor, |row| row.p50_ns),
-            self.profile.told_ns(factor, |row| row.p99_ns),
-        )
+    /// What a lane of a device that takes `factor` times as long tells the scheduler, with what its predecessor learned.
+    pub(crate) fn policy(&self, factor: f64, learned: Learned) -> ModelPolicy {
+        let p50_ns = self.profile.told_ns(factor, |row| row.p50_ns);
+        let p99_ns = self.profile.told_ns(factor, |row| row.p99_ns);
+        let policy = ModelPolicy::new(self.batch_max, self.run_ns_max, p50_ns, p99_ns);
+        ModelPolicy { batch_wait_ns: self.batch_wait_ns, slice_ns: self.slice_ns, learned, ..policy }
     }
 }
 

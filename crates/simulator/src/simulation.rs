@@ -5,7 +5,7 @@ mod items;
 mod jobs;
 mod queue;
 
-use sensorium_scheduler::{Command, Event, Handled, ModelKey, Scheduler};
+use sensorium_scheduler::{Command, Event, Handled, LaneId, Learned, ModelKey, Scheduler};
 use thiserror::Error;
 
 use crate::arrivals::Source;
@@ -33,7 +33,9 @@ const OF_LOADS: u64 = 16;
 pub trait Decide {
     fn handle(&mut self, now_ns: u64, event: Event, out: &mut Vec<Command>) -> Handled;
     /// When the first of these models must be done so that all can be done, one after the other.
-    fn stage_deadline_ns(&self, now_ns: u64, deadline_ns: u64, models: &[ModelKey]) -> Option<u64>;
+    fn stage_deadline_ns(&self, now_ns: u64, deadline_ns: u64, models: &[ModelKey]) -> u64;
+    /// What is to be told to the lane's successor.
+    fn learned(&self, lane: LaneId) -> Vec<(ModelKey, Learned)>;
 }
 
 impl Decide for Scheduler {
@@ -41,8 +43,12 @@ impl Decide for Scheduler {
         Self::handle(self, now_ns, event, out)
     }
 
-    fn stage_deadline_ns(&self, _: u64, _: u64, _: &[ModelKey]) -> Option<u64> {
-        None
+    fn stage_deadline_ns(&self, now_ns: u64, deadline_ns: u64, models: &[ModelKey]) -> u64 {
+        Self::stage_deadline_ns(self, now_ns, deadline_ns, models)
+    }
+
+    fn learned(&self, lane: LaneId) -> Vec<(ModelKey, Learned)> {
+        Self::learned(self, lane)
     }
 }
 

@@ -1,7 +1,7 @@
 use sensorium_wire::{Reason, Urgency};
 
 use crate::fixture::{Desk, MS, NEVER};
-use crate::{Command, DeviceId, Event, Handled, Job, JobKey, ModelKey, Settings};
+use crate::{Refusal, Command, DeviceId, Event, Handled, Job, JobKey, ModelKey, Settings};
 
 fn refusal(commands: &[Command]) -> (Reason, u64) {
     match commands {
@@ -90,7 +90,7 @@ fn draining_refuses_new_jobs_and_ends_the_old_ones() {
 
 #[test]
 fn while_its_lane_restarts_a_job_waits_up_to_a_bound_and_a_time() {
-    let mut desk = Desk::new(Settings { queue_jobs_max: 1, restart_wait_ns: 100 * MS });
+    let mut desk = Desk::new(Settings { queue_jobs_max: 1, restart_wait_ns: 100 * MS, ..Settings::default() });
     desk.open(1, 1, &[1]);
     desk.lose(1);
     assert!(desk.arrive(1, NEVER).is_empty());
@@ -104,7 +104,7 @@ fn while_its_lane_restarts_a_job_waits_up_to_a_bound_and_a_time() {
 fn a_key_in_use_is_a_duplicate_and_changes_nothing() {
     let mut desk = Desk::with_one_lane();
     desk.arrive(1, NEVER);
-    let job = Job { key: JobKey(1), model: ModelKey(9), deadline_ns: 0, urgency: Urgency::Batch, payload_bytes: 0 };
+    let job = Job { urgency: Urgency::Batch, ..Job::new(JobKey(1), ModelKey(9), 0) };
     assert_eq!(desk.send(Event::JobArrived(job)), (Handled::Duplicate, vec![]));
     desk.done(1, 1);
     assert_eq!(refusal(&desk.apply(Event::JobArrived(job))).0, Reason::UnknownModel);
@@ -128,12 +128,14 @@ fn asking_beforehand_gives_the_answer_that_arriving_would_and_changes_nothing() 
         // From passed to far away, and a model that nobody knows.
         let deadline_ns = desk.now_ns + (key % 8) * 7 * MS;
         let model = ModelKey(if key % 11 == 0 { 9 } else { 1 });
-        let job = Job { key: JobKey(key), model, deadline_ns, urgency: Urgency::Standard, payload_bytes: 1 };
+        let job = Job::new(JobKey(key), model, deadline_ns);
         let asked = desk.scheduler.refusal(desk.now_ns, &job);
         assert_eq!(asked, desk.scheduler.refusal(desk.now_ns, &job), "asking left a trace");
         let commands = desk.apply(Event::JobArrived(job));
         let told = match &commands[..] {
-            [Command::Refuse { reason, retry_after_us, .. }] => Some((*reason, *retry_after_us)),
+            [Command::Refuse { reason, retry_after_us, predicted_ns, .. }] => {
+                Some(Refusal { reason: *reason, retry_after_us: *retry_after_us, predicted_ns: *predicted_ns })
+            }
             _ => None,
         };
         assert_eq!(asked, told, "job {key}");

@@ -1,7 +1,7 @@
 use sensorium_wire::Reason;
 
 use crate::fixture::{Desk, MS, NEVER, dispatches};
-use crate::{BatchId, Command, DeviceId, Event, Handled, Hung, JobKey, LaneId, Position, Settings};
+use crate::{Unfinished, BatchId, Command, DeviceId, Event, Handled, Hung, JobKey, LaneId, Position, Settings};
 
 /// Four jobs so that lane 1 runs {1}, has {2} behind it and {3, 4} queued.
 fn loaded() -> Desk {
@@ -67,7 +67,7 @@ fn a_job_that_kills_its_worker_alone_twice_is_poisoned() {
 fn a_late_answer_of_a_dead_worker_is_stale() {
     let mut desk = loaded();
     desk.lose(1);
-    let late = Event::BatchDone { lane: LaneId(1), batch: BatchId(1), service_ns: MS };
+    let late = Event::BatchDone { lane: LaneId(1), batch: BatchId(1), service_ns: MS, unfinished: Unfinished::new() };
     assert_eq!(desk.send(late), (Handled::Stale, vec![]));
 }
 

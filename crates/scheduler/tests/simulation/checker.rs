@@ -5,17 +5,21 @@ use std::collections::BTreeMap;
 
 use sensorium_scheduler::{
     BatchId, COMMITTED_BATCHES_MAX, Command, DEATHS_ALONE_MAX, DeviceId, Event, Handled, Job, JobKey, LaneId, ModelKey,
-    Position, Scheduler, virtual_deadline_ns,
+    Position, Scheduler, StreamKey, virtual_deadline_ns,
 };
 use sensorium_wire::{Reason, Urgency};
 
-/// Deadline or virtual deadline, urgency, number of the arrival.
-type Order = (u64, Urgency, u64);
+/// Deadline or virtual deadline, number of the arrival.
+type Order = (u64, u64);
+/// No time of the driver's models reaches it: what expires earlier than this before its deadline was not hopeless.
+const HOPELESS_NS_MAX: u64 = 80_000_000;
 
 struct LiveJob {
     job: Job,
     order: Order,
     starts: u32,
+    /// Slices of this start that have ended.
+    slices: u32,
     suspect: bool,
     deaths_alone: u8,
 }
@@ -34,9 +38,14 @@ pub(crate) struct Checker {
     live: BTreeMap<JobKey, LiveJob>,
     lanes: BTreeMap<LaneId, OpenLane>,
     positions: BTreeMap<JobKey, Position>,
+    /// Jobs of each stream and model that have no outcome, as they arrived.
+    streams: BTreeMap<(StreamKey, ModelKey), Vec<JobKey>>,
+    epoch: u64,
     arrivals: u64,
     last_batch: u64,
     pub(crate) completed: u64,
+    pub(crate) sliced: u64,
+    pub(crate) plans: u64,
     pub(crate) ended: u64,
     pub(crate) poisoned: u64,
     pub(crate) suspects_run: u64,
@@ -53,6 +62,19 @@ impl Checker {
 
     pub(crate) fn live_keys(&self) -> Vec<JobKey> {
         self.live.keys().copied().collect()
+    }
+
+    /// Whether the order of these two matters by itself.
+    pub(crate) fn orders(&self, one: JobKey, other: JobKey) -> bool {
+        let class = |key| self.live.get(&key).filter(|live| live.job.stream.is_none()).map(|live| live.job.urgency);
+        class(one).is_some() && class(one) == class(other)
+    }
+
+    /// Jobs of a batch that are of this model.
+    pub(crate) fn jobs_of(&self, batch: BatchId, model: ModelKey) -> Vec<JobKey> {
+        let batches = self.lanes.values().flat_map(|open| &open.committed);
+        let jobs = batches.filter(|(id, _)| *id == batch).flat_map(|(_, jobs)| jobs.iter().copied());
+        jobs.filter(|key| self.live.get(key).is_some_and(|live| live.job.model == model)).collect()
     }
 
     /// Oldest committed batch of every lane, then the ones behind.
@@ -109,9 +131,12 @@ impl Checker {
                     u64::MAX => virtual_deadline_ns(now_ns, job.urgency),
                     deadline_ns => deadline_ns,
                 };
-                let order = (due_ns, job.urgency, self.arrivals);
+                let order = (due_ns, self.arrivals);
                 self.arrivals += 1;
-                let live = LiveJob { job: *job, order, starts: 0, suspect: false, deaths_alone: 0 };
+                if let Some(stream) = job.stream {
+                    self.streams.entry((stream, job.model)).or_default().push(job.key);
+                }
+                let live = LiveJob { job: *job, order, starts: 0, slices: 0, suspect: false, deaths_alone: 0 };
                 if self.live.insert(job.key, live).is_some() {
                     return Err(format!("{:?} was taken twice", job.key));
                 }
@@ -127,27 +152,50 @@ impl Checker {
             Event::LaneClosed { lane } => {
                 if let Some(open) = self.lanes.get_mut(lane) {
                     open.closing = true;
+                    self.start_over(*lane);
                 }
                 self.forget_if_closed(*lane);
             }
             Event::DeviceLost { device } => self.device_lost(*device, must_fail),
-            Event::BatchDone { lane, batch, .. } => {
+            Event::BatchDone { lane, batch, unfinished, .. } => {
                 let open =
                     self.lanes.get_mut(lane).ok_or_else(|| format!("{batch:?} of an unknown lane was applied"))?;
+                let closing = open.closing;
                 let index = open.committed.iter().position(|(committed, _)| committed == batch);
                 let index = index.ok_or_else(|| format!("{batch:?} was applied though it is not committed"))?;
                 let (_, jobs) = open.committed.remove(index);
                 for key in jobs {
-                    if self.live.remove(&key).is_some() {
-                        self.completed += 1;
-                        self.ended += 1;
+                    let Some(live) = self.live.get_mut(&key) else { continue };
+                    if unfinished.contains(&key) {
+                        // A worker that closes forgets what it has begun.
+                        live.slices = if closing && !live.suspect { 0 } else { live.slices + 1 };
+                        self.sliced += 1;
+                        continue;
                     }
+                    self.completed += 1;
+                    self.end(key, "completed")?;
                 }
                 self.forget_if_closed(*lane);
             }
-            Event::ModelAdded { .. } | Event::JobCancelled { .. } | Event::Tick | Event::Drain => {}
+            Event::ModelAdded { .. }
+            | Event::DeviceAdded { .. }
+            | Event::LoadReport { .. }
+            | Event::CriticalMoment { .. }
+            | Event::PolicyChanged { .. }
+            | Event::JobCancelled { .. }
+            | Event::Tick
+            | Event::Drain => {}
         }
         Ok(())
+    }
+
+    /// A lane's worker forgets what was begun: its queued jobs start again elsewhere.
+    fn start_over(&mut self, lane: LaneId) {
+        for (key, live) in &mut self.live {
+            if self.positions.get(key) == Some(&Position::Queued { lane }) {
+                live.slices = 0;
+            }
+        }
     }
 
     fn forget_if_closed(&mut self, lane: LaneId) {
@@ -160,12 +208,15 @@ impl Checker {
         let lost: Vec<LaneId> =
             self.lanes.iter().filter(|(_, open)| open.device == device).map(|(lane, _)| *lane).collect();
         for lane in lost {
+            self.start_over(lane);
             let Some(open) = self.lanes.remove(&lane) else { continue };
             for (index, (_, jobs)) in open.committed.into_iter().enumerate() {
                 for key in jobs {
                     let Some(live) = self.live.get_mut(&key) else { continue };
+                    let fresh = live.slices == 0;
+                    live.slices = 0;
                     if index > 0 {
-                        live.starts -= 1;
+                        live.starts -= u32::from(fresh);
                     } else if live.suspect {
                         live.deaths_alone += 1;
                         if live.deaths_alone >= DEATHS_ALONE_MAX {
@@ -187,13 +238,16 @@ impl Checker {
         must_fail: &mut Vec<JobKey>,
     ) -> Result<(), String> {
         match command {
-            Command::Dispatch { lane, batch, model, jobs } => {
+            Command::Dispatch { lane, batch, model, jobs, epoch, .. } => {
+                if *epoch != self.epoch {
+                    return Err(format!("{batch:?} was decided under plan {epoch}, {} is in force", self.epoch));
+                }
                 let keys: Vec<JobKey> = jobs.iter().map(|job| job.key).collect();
                 self.dispatch(now_ns, *lane, *batch, *model, &keys)?;
                 for job in jobs {
-                    let starts = self.live[&job.key].starts;
-                    if job.attempt != starts {
-                        return Err(format!("{:?} says attempt {}, it is number {starts}", job.key, job.attempt));
+                    let live = &self.live[&job.key];
+                    if (job.attempt, job.slice) != (live.starts, live.slices) {
+                        return Err(format!("{job:?}, but it is start {} slice {}", live.starts, live.slices));
                     }
                 }
                 Ok(())
@@ -204,8 +258,8 @@ impl Checker {
             },
             Command::Expire { key } => {
                 let live = self.end(*key, "expired")?;
-                if live.job.deadline_ns > now_ns {
-                    return Err(format!("{key:?} expired before its deadline"));
+                if live.job.deadline_ns > now_ns.saturating_add(HOPELESS_NS_MAX) {
+                    return Err(format!("{key:?} expired though it could have been on time"));
                 }
                 self.not_committed(*key, "expired")
             }
@@ -223,6 +277,15 @@ impl Checker {
                 let committed = self.not_committed(*key, "cancelled").is_err();
                 if committed == *running { Ok(()) } else { Err(format!("{key:?} cancelled: running is not {running}")) }
             }
+            Command::PlanChanged(plan) => {
+                self.plans += 1;
+                if plan.epoch != self.epoch + 1 {
+                    return Err(format!("plan {} follows {}", plan.epoch, self.epoch));
+                }
+                self.epoch = plan.epoch;
+                let over = plan.devices.iter().find(|(_, shares)| shares.0.iter().map(|s| u32::from(*s)).sum::<u32>() > 1000);
+                over.map_or(Ok(()), |(device, shares)| Err(format!("{device:?} is given {shares:?}")))
+            }
             Command::ReplaceWorker { device, why } => {
                 let open = self.lanes.get(&why.lane).ok_or("a lane that is gone hangs")?;
                 let oldest = open.committed.first().map(|(batch, _)| *batch);
@@ -237,7 +300,24 @@ impl Checker {
 
     fn end(&mut self, key: JobKey, how: &str) -> Result<LiveJob, String> {
         self.ended += 1;
-        self.live.remove(&key).ok_or_else(|| format!("{key:?} {how}, but it has no open outcome"))
+        let live = self.live.remove(&key).ok_or_else(|| format!("{key:?} {how}, but it has no open outcome"))?;
+        if let Some(stream) = live.job.stream
+            && let Some(jobs) = self.streams.get_mut(&(stream, live.job.model))
+        {
+            jobs.retain(|other| *other != key);
+        }
+        Ok(live)
+    }
+
+    /// Whether every earlier job of its stream has ended or is committed to this lane.
+    fn in_order(&self, key: JobKey, lane: LaneId, before: &[JobKey]) -> bool {
+        let job = &self.live[&key].job;
+        let Some(jobs) = job.stream.and_then(|stream| self.streams.get(&(stream, job.model))) else {
+            return true;
+        };
+        let open = &self.lanes[&lane];
+        let mut earlier = jobs.iter().take_while(|other| **other != key);
+        earlier.all(|other| before.contains(other) || open.committed.iter().any(|(_, jobs)| jobs.contains(other)))
     }
 
     fn not_committed(&self, key: JobKey, how: &str) -> Result<(), String> {
@@ -271,19 +351,24 @@ impl Checker {
             return Err(format!("{batch:?} has {} jobs, at most {batch_max} are allowed", keys.len()));
         }
         let beside: Vec<JobKey> = self.on_device(device);
-        let mut last: Option<Order> = None;
+        let mut last: BTreeMap<Urgency, Order> = BTreeMap::new();
         let mut suspects = 0;
-        for key in keys {
+        for (index, key) in keys.iter().enumerate() {
             self.not_committed(*key, "dispatched")?;
+            if self.live.contains_key(key) && !self.in_order(*key, lane, &keys[..index]) {
+                return Err(format!("{key:?} overtakes a job of its stream"));
+            }
             let live = self.live.get_mut(key).ok_or_else(|| format!("{key:?} was dispatched after its end"))?;
             if live.job.model != model || live.job.deadline_ns <= now_ns {
                 return Err(format!("{key:?} is of another model than {batch:?}, or has expired"));
             }
-            if last.is_some_and(|last| last > live.order) {
-                return Err(format!("{batch:?} is not in the order of deadlines"));
+            if live.job.stream.is_none() {
+                let last = last.insert(live.job.urgency, live.order);
+                if last.is_some_and(|last| last > live.order) {
+                    return Err(format!("{batch:?} is not in the order of deadlines"));
+                }
             }
-            last = Some(live.order);
-            live.starts += 1;
+            live.starts += u32::from(live.slices == 0);
             suspects += u64::from(live.suspect);
         }
         let suspect_beside = beside.iter().any(|key| self.live.get(key).is_some_and(|live| live.suspect));
@@ -309,7 +394,12 @@ impl Checker {
             return Err(format!("{} jobs are held, {} have no outcome", snapshot.jobs, self.live.len()));
         }
         for lane in &snapshot.lanes {
-            if lane.queued_jobs > self.queue_jobs_max || lane.committed_batches > COMMITTED_BATCHES_MAX {
+            // Jobs whose slice has ended come back to a queue that has filled meanwhile.
+            let begun = |(key, live): &(&JobKey, &LiveJob)| {
+                live.slices > 0 && scheduler.position(**key) == Some(Position::Queued { lane: lane.lane })
+            };
+            let begun = self.live.iter().filter(begun).count();
+            if lane.queued_jobs > self.queue_jobs_max + begun || lane.committed_batches > COMMITTED_BATCHES_MAX {
                 return Err(format!("{:?} is over its bounds: {lane:?}", lane.lane));
             }
         }
@@ -335,15 +425,19 @@ impl Checker {
         }
         for command in commands {
             let Command::Dispatch { lane, model, jobs, .. } = command else { continue };
-            let order = |key: &JobKey| self.live.get(key).filter(|live| !live.suspect).map(|live| live.order);
-            let (Some(first), Some(last)) =
-                (jobs.first().and_then(|job| order(&job.key)), jobs.last().and_then(|job| order(&job.key)))
-            else {
-                continue;
-            };
             for other in left.get(lane).into_iter().flatten() {
-                let bound = if other.job.model == *model { last } else { first };
-                if other.order < bound {
+                // Streams have an order of their own; classes have their turns.
+                if other.job.stream.is_some() || other.job.model != *model {
+                    continue;
+                }
+                let mut dispatched = jobs.iter().filter_map(|job| self.live.get(&job.key));
+                let over = dispatched.find(|live| {
+                    !live.suspect
+                        && live.job.stream.is_none()
+                        && live.job.urgency == other.job.urgency
+                        && other.order < live.order
+                });
+                if over.is_some() {
                     return Err(format!("{:?} was passed over by {jobs:?}", other.job.key));
                 }
             }

@@ -3,7 +3,8 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sensorium_scheduler::{
-    BatchId, Command, DeviceId, Event, Handled, Job, JobKey, LaneId, ModelKey, ModelPolicy, Scheduler, Settings,
+    BatchId, Command, DeviceId, DeviceKind, Event, Handled, Job, JobKey, LaneId, ModelKey, ModelPolicy, PlanPolicy,
+    PolicyKind, PrincipalKey, Scheduler, Settings, StreamKey, Unfinished,
 };
 use sensorium_wire::{Modality, Urgency};
 
@@ -12,6 +13,7 @@ use crate::checker::Checker;
 const MS: u64 = 1_000_000;
 const DEVICES: u32 = 3;
 const MODELS: u32 = 4;
+const SLICED_MODEL: u32 = 3;
 
 /// A fault put between scheduler and checker, to see that the checker notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +54,16 @@ struct Driver {
 pub(crate) fn run(seed: u64, steps: usize, fault: Fault) -> Result<Run, String> {
     let mut random = StdRng::seed_from_u64(seed);
     let settings =
-        Settings { queue_jobs_max: random.random_range(1..8), restart_wait_ns: random.random_range(1..200) * MS };
+        Settings { queue_jobs_max: random.random_range(1..8), restart_wait_ns: random.random_range(1..200) * MS, ..Settings::default() };
     let checker = Checker::new(settings.queue_jobs_max);
     let scheduler = Scheduler::new(settings.clone());
     let run = Run { settings, events: Vec::new(), commands: Vec::new(), checker, fault_struck: false };
     let mut driver = Driver { random, fault, scheduler, run, now_ns: 0, keys: 0, lanes: 0, seen: 0, late: Vec::new() };
     for device in 0..DEVICES {
+        if driver.random.random_ratio(1, 2) {
+            let kind = if device == 0 { DeviceKind::Cpu } else { DeviceKind::Accelerator };
+            driver.send(Event::DeviceAdded { device: DeviceId(device), kind, lanes_at_once_max: 1 })?;
+        }
         driver.open_lane(device)?;
     }
     for _ in 0..steps {
@@ -98,6 +104,20 @@ impl Driver {
                 self.open_lane(device)
             }
             _ if self.random.random_ratio(1, 10) => self.send(Event::Drain),
+            _ if self.random.random_ratio(1, 2) => {
+                let device = DeviceId(self.random.random_range(0..=DEVICES));
+                let until_ns = self.now_ns + self.random.random_range(0..100 * MS);
+                let time_percent = self.random.random_range(50..200);
+                match self.random.random_range(0..4) {
+                    0 => self.send(Event::CriticalMoment { until_ns }),
+                    1 => self.send(Event::LoadReport { device, time_percent }),
+                    2 => self.send(Event::DeviceAdded { device, kind: DeviceKind::Cpu, lanes_at_once_max: 1 }),
+                    _ => {
+                        let kind = [PolicyKind::Table, PolicyKind::Proportional][self.random.random_range(0..2)];
+                        self.send(Event::PolicyChanged { policy: PlanPolicy { kind, dwell_ms: 10, ..PlanPolicy::default() } })
+                    }
+                }
+            }
             _ => self.send(Event::ModelAdded { model: ModelKey(MODELS) }),
         }
     }
@@ -122,6 +142,9 @@ impl Driver {
             deadline_ns,
             urgency: Urgency::ALL[self.random.random_range(0..4)],
             payload_bytes: 1,
+            work: self.random.random_range(0..3) * 1_000,
+            stream: self.random.random_ratio(1, 2).then(|| StreamKey(self.random.random_range(0..3))),
+            principal: PrincipalKey(self.random.random_range(0..3)),
         };
         self.send(Event::JobArrived(job))
     }
@@ -130,11 +153,16 @@ impl Driver {
         let committed = self.run.checker.committed();
         if committed.is_empty() || (!self.late.is_empty() && self.random.random_ratio(1, 8)) {
             let Some((lane, batch)) = self.late.pop() else { return Ok(()) };
-            return self.send(Event::BatchDone { lane, batch, service_ns: MS });
+            return self.send(Event::BatchDone { lane, batch, service_ns: MS, unfinished: Unfinished::new() });
         }
         let (lane, batch) = committed[self.random.random_range(0..committed.len())];
         self.late.push((lane, batch));
-        self.send(Event::BatchDone { lane, batch, service_ns: MS })
+        let mut unfinished = Unfinished::new();
+        if self.random.random_ratio(1, 2) {
+            let jobs = self.run.checker.jobs_of(batch, ModelKey(SLICED_MODEL));
+            unfinished.extend(jobs.into_iter().filter(|_| self.random.random_ratio(3, 4)));
+        }
+        self.send(Event::BatchDone { lane, batch, service_ns: MS, unfinished })
     }
 
     fn lose_a_device(&mut self) -> Result<(), String> {
@@ -155,7 +183,9 @@ impl Driver {
             if self.random.random_ratio(2, 3) {
                 let single = self.random.random_range(1..10) * MS;
                 let p50 = if self.random.random_ratio(1, 5) { vec![] } else { vec![(1, single), (4, single * 2)] };
+                let slice_ns = u64::from(model == SLICED_MODEL) * 2 * MS;
                 let policy = ModelPolicy::new(self.random.random_range(1..6), 300 * MS, p50, vec![(1, single + MS)]);
+                let policy = ModelPolicy { slice_ns, ..policy };
                 models.push((ModelKey(model), policy));
             }
         }
@@ -171,13 +201,15 @@ impl Driver {
             }
             if let Some((lane, batch)) = self.run.checker.committed().first().copied() {
                 self.now_ns += MS;
-                self.send(Event::BatchDone { lane, batch, service_ns: MS })?;
+                self.send(Event::BatchDone { lane, batch, service_ns: MS, unfinished: Unfinished::new() })?;
             } else {
                 self.now_ns += 1_000 * MS;
                 self.send(Event::Tick)?;
             }
         }
-        Err(format!("{} jobs never end", self.run.checker.live_jobs()))
+        let stuck: Vec<_> = self.run.checker.live_keys();
+        let stuck: Vec<_> = stuck.into_iter().map(|key| (key, self.scheduler.position(key))).collect();
+        Err(format!("jobs never end: {stuck:?}"))
     }
 
     fn send(&mut self, event: Event) -> Result<(), String> {
@@ -218,7 +250,7 @@ impl Driver {
                 strike
             }
             Fault::ReverseBatch => out.iter_mut().any(|command| match command {
-                Command::Dispatch { jobs, .. } if jobs.len() > 1 => {
+                Command::Dispatch { jobs, .. } if jobs.len() > 1 && self.run.checker.orders(jobs[0].key, jobs[1].key) => {
                     jobs.reverse();
                     true
                 }

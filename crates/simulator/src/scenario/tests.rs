@@ -80,7 +80,7 @@ fn a_good_file_becomes_numbers() {
     let fault = &scenario.faults[0];
     assert_eq!((fault.at_ns, fault.device_first, fault.devices), (Some(3 * SECOND), 0, 2), "30 % of 4, rounded up");
     assert_eq!((scenario.loads[0].start_ns, scenario.loads[0].deadline_ns), (SECOND, Some(50_000_000)));
-    assert_eq!(scenario.models[0].policy(2.0).service_p50_ns, vec![(1, 2_000_000), (4, 4_000_000)]);
+    assert_eq!(scenario.models[0].policy(2.0, Learned::default()).service_p50_ns, vec![(1, 2_000_000), (4, 4_000_000)]);
 }
 
 #[test]
@@ -198,7 +198,11 @@ fn recorded_numbers_are_read_and_their_faults_named() {
     let end = GOOD.find("[[device]]").unwrap();
     let sampled = format!("{}service_samples = \"service.csv\"\n\n{}", &GOOD[..start], &GOOD[end..]);
     let scenario = parse(&sampled).unwrap();
-    assert_eq!(scenario.models[0].policy(1.0).service_p50_ns, vec![(1, 2_000_000)], "the profile is what was recorded");
+    assert_eq!(
+        scenario.models[0].policy(1.0, Learned::default()).service_p50_ns,
+        vec![(1, 2_000_000)],
+        "the profile is what was recorded"
+    );
     let neither = format!("{}\n\n{}", &GOOD[..start], &GOOD[end..]);
     let neither = parse(&neither).unwrap_err().to_string();
     assert!(neither.contains("profile: is empty"), "{neither}");

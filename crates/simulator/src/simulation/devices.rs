@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use sensorium_scheduler::{BatchId, BatchJobs, DeviceId, Event, LaneId, ModelKey, Unfinished};
+use sensorium_scheduler::{BatchId, BatchJobs, DeviceId, Event, LaneId, Learned, ModelKey, Unfinished};
 use sensorium_wire::Modality;
 
 use super::queue::Happening;
@@ -43,6 +43,8 @@ struct Device {
     /// Of the faults that hold.
     slowness: f64,
     replacing: bool,
+    /// While its worker is dead: what the scheduler had learned about its models, which a node keeps.
+    learned: Vec<(ModelKey, Learned)>,
 }
 
 /// All of them, by number.
@@ -64,7 +66,8 @@ impl Devices {
     pub(super) fn new(scenario: &Scenario) -> Self {
         let mut devices = Vec::new();
         for (group, of_group) in (0..).zip(&scenario.groups) {
-            let device = Device { group, lanes: Vec::new(), running: 0, slowness: 1.0, replacing: false };
+            let device =
+                Device { group, lanes: Vec::new(), running: 0, slowness: 1.0, replacing: false, learned: Vec::new() };
             devices.extend(of_group.devices().map(|_| device.clone()));
         }
         Self { devices, lanes: Vec::new(), run_ns: scenario.run_ns }
@@ -104,9 +107,13 @@ impl<D: Decide> Simulation<'_, D> {
             let (device, modality, opened_ns) = (device.0, *modality, self.now_ns);
             self.devices.lanes.push(Lane { device, modality, opened_ns, alive: true, batches: VecDeque::new() });
             self.devices.devices[device as usize].lanes.push(lane);
-            let policies = served
-                .iter()
-                .map(|model| (scenario.model_key(site, *model), scenario.models[*model].policy(of_group.time_factor)));
+            let learned = &mut self.devices.devices[device as usize].learned;
+            let policies = served.iter().map(|model| {
+                let key = scenario.model_key(site, *model);
+                let at = learned.iter().position(|(of, _)| *of == key);
+                let learned = at.map_or_else(Learned::default, |at| learned.swap_remove(at).1);
+                (key, scenario.models[*model].policy(of_group.time_factor, learned))
+            });
             let models = policies.collect();
             self.tell(Event::LaneOpened { lane, device: DeviceId(device), modality, models })?;
         }
@@ -251,6 +258,7 @@ impl<D: Decide> Simulation<'_, D> {
             return Ok(()); // It is dead already.
         }
         (of_device.running, of_device.replacing) = (0, false);
+        of_device.learned = lanes.iter().flat_map(|lane| self.decider.learned(*lane)).collect();
         let group = of_device.group as usize;
         for lane in lanes {
             let of_lane = &self.devices.lanes[lane.0 as usize];

@@ -123,11 +123,7 @@ impl<D: Decide> Simulation<'_, D> {
             return deadline_ns;
         }
         let keys: Vec<ModelKey> = stages.iter().map(|stage| self.scenario.model_key(site, *stage)).collect();
-        self.decider.stage_deadline_ns(self.now_ns, deadline_ns, &keys).unwrap_or_else(|| {
-            let single_ns = |stage: &usize| self.scenario.models[*stage].profile.single_ns();
-            let part = single_ns(&stages[0]) / stages.iter().map(single_ns).sum::<f64>();
-            self.now_ns + ns_of(float(deadline_ns.saturating_sub(self.now_ns)) * part, 1)
-        })
+        self.decider.stage_deadline_ns(self.now_ns, deadline_ns, &keys)
     }
 
     /// Only during the first stage: later a client is nearly served.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use sensorium_scheduler::{BatchId, LaneId, Unfinished};
+use sensorium_scheduler::{BatchId, Unfinished};
 
 use super::*;
 use crate::scenario::SourceFile;
@@ -232,8 +232,12 @@ impl Decide for Meddled {
         handled
     }
 
-    fn stage_deadline_ns(&self, now_ns: u64, deadline_ns: u64, models: &[ModelKey]) -> Option<u64> {
-        Decide::stage_deadline_ns(&self.scheduler, now_ns, deadline_ns, models)
+    fn stage_deadline_ns(&self, now_ns: u64, deadline_ns: u64, models: &[ModelKey]) -> u64 {
+        self.scheduler.stage_deadline_ns(now_ns, deadline_ns, models)
+    }
+
+    fn learned(&self, lane: LaneId) -> Vec<(ModelKey, Learned)> {
+        self.scheduler.learned(lane)
     }
 }
 
@@ -249,7 +253,10 @@ impl Meddled {
 #[test]
 fn meddling_is_noticed() {
     let text = busy_world(STEADY).replace("burst_per_s = 100", "burst_per_s = 400");
-    let text = text.replace("ordered = true", "ordered = false");
+    // Batches are committed early, so that lanes are full.
+    let text =
+        format!("[scheduler]\ncommit_ahead_ns = 1000000000\n{}", text.replace("ordered = true", "ordered = false"));
+    let text = text.replace("\nseconds = 10\n", "\n").replace("[scheduler]", "seconds = 10\n[scheduler]");
     let cases = [
         (Meddling::ReleaseTwice, "is one more than 2 committed"),
         (Meddling::DoneTwice, "counts as stale"),
