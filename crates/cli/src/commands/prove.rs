@@ -15,7 +15,8 @@ pub(crate) fn run(options: &ProveArguments) -> Outcome {
     let losses = if options.count_loss { Losses::Counted } else { Losses::Excused };
     let proof = prove(&scenario, options.seeds, losses)?;
     let run = proof.miss.as_ref().map(|found| (found.seed, found.misfortune));
-    let replay = run.or(proof.worst.map(|worst| (worst.seed, worst.misfortune))).map(|run| replay(options, run));
+    let replay =
+        run.or_else(|| proof.worst.map(|worst| (worst.seed, worst.misfortune))).map(|run| replay(options, run));
     if options.json {
         let mut object = serde_json::to_value(&proof)?;
         object["replay"] = json!(replay);
@@ -41,7 +42,11 @@ fn lines(proof: &Proof, replay: Option<&str>) -> Vec<String> {
             lines.push(format!("miss: seed {} {}, misfortune {}", found.seed, found.miss, found.misfortune));
         }
         (None, Some(worst)) => {
-            lines.push(format!("no miss found in {} seeds, margin {:.3} ms", proof.tried, worst.margin_us as f64 / 1e3));
+            lines.push(format!(
+                "no miss found in {} seeds, margin {:.3} ms",
+                proof.tried,
+                worst.margin_us as f64 / 1e3
+            ));
         }
         (None, None) => lines.push(format!("no miss found in {} seeds, no deadlines", proof.tried)),
     }

@@ -50,7 +50,7 @@ pub(super) fn read_scenario(paths: &[PathBuf], seconds: Option<f64>) -> anyhow::
     };
     let files: Vec<SourceFile> = paths.iter().map(read).collect::<anyhow::Result<_>>()?;
     let beside = |file: &SourceFile, name: &str| {
-        let folder = Path::new(&file.name).parent().unwrap_or(Path::new(""));
+        let folder = Path::new(&file.name).parent().unwrap_or_else(|| Path::new(""));
         read_bounded(&folder.join(name)).map_err(|error| error.to_string())
     };
     let scenario = Scenario::parse(&files, &beside)?;

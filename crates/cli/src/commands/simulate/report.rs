@@ -15,10 +15,10 @@ pub(super) fn lines(report: &Report, wall_s: f64) -> Vec<String> {
     if report.misfortune != "0,0,0,0" {
         lines.insert(1, format!("misfortune {} (tail, together, loss, slow)", report.misfortune));
     }
-    lines.push(format!(
-        "{:<16}{:>10}{:>10}{:>10}{:>10}{:>8}{:>8}{:>8}{:>8}{:>10}{:>9}{:>9}{:>9}",
-        "load", "offered", "accepted", "refused", "on time", "late", "expired", "failed", "taken", "kept", "p50", "p99", "max"
-    ));
+    let [counts, losses] = [["offered", "accepted", "refused", "on time"], ["late", "expired", "failed", "taken"]];
+    let counts: String = counts.map(|name| format!("{name:>10}")).concat();
+    let losses: String = losses.map(|name| format!("{name:>8}")).concat();
+    lines.push(format!("{:<16}{counts}{losses}{:>10}{:>9}{:>9}{:>9}", "load", "kept", "p50", "p99", "max"));
     for load in &report.loads {
         lines.push(row(&load.load, &load.outcomes, load.on_time_of_accepted, &load.latency_us));
     }
@@ -47,7 +47,7 @@ pub(super) fn lines(report: &Report, wall_s: f64) -> Vec<String> {
         lines.push(format!("{:>5.1} % busy: {} {}", lane.busy * 100.0, lane.device, lane.modality.name()));
     }
     lines.extend(report.plans.iter().take(PLANS_SHOWN).map(plan));
-    if report.plan_changes as usize > PLANS_SHOWN {
+    if report.plan_changes > PLANS_SHOWN as u64 {
         lines.push(format!("{} changes of plan in all", report.plan_changes));
     }
     lines
