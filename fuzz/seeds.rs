@@ -13,7 +13,7 @@ use sensorium_processing::npy;
 use sensorium_wire::codec::{FrameWriter, Message, SUBMIT_BYTES_V0, encode, put_frame};
 use sensorium_wire::frame::Kind;
 use sensorium_wire::receipt::Receipt;
-use sensorium_wire::result::{ClassScore, Detection, ModelResult};
+use sensorium_wire::result::{ClassScore, Detection, Keypoint, ModelResult};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
 use sensorium_wire::submit::Modality;
 use sensorium_wire::{
@@ -133,9 +133,10 @@ fn answer() -> AnswerHeader {
     }
 }
 
-fn results() -> [(&'static str, ModelResult); 5] {
+fn results() -> [(&'static str, ModelResult); 6] {
     let detection = Detection { bbox: [1.0, 2.0, 3.0, 4.0], score: 0.5, class: 1, label: Name::cut("person") };
     let class = ClassScore { class: 4, score: 0.25, label: Name::cut("Speech") };
+    let keypoint = Keypoint { x: 5.0, y: 6.0, score: 0.75, label: Name::cut("left wrist") };
     let speech = ModelResult::Speech { probabilities: vec![0.1, 0.9], window_ms: 32, state: vec![5; 40] };
     [
         ("result-detections", ModelResult::Detections { detections: vec![detection; 2] }),
@@ -143,6 +144,7 @@ fn results() -> [(&'static str, ModelResult); 5] {
         ("result-speech", speech),
         ("result-transcript", ModelResult::Transcript { text: "the quick brown fox".to_owned(), tokens: 6 }),
         ("result-fusion", ModelResult::Fusion { events: vec![class], intensity: 0.7 }),
+        ("result-pose", ModelResult::Pose { keypoints: vec![keypoint; 17] }),
     ]
 }
 

@@ -48,7 +48,17 @@ fn mistakes_without_a_node_say_what_to_do() {
     holds(&refused(&mut in_project(&["submit", "--model", "nanodet", missing], data)), &["none.png", "No such file"]);
     holds(&refused(&mut in_project(&["run", missing], data)), &["none.png", "no such file"]);
 
+    let overload = |option: &str, value: &str| {
+        refused(&mut in_project(&["bench", "overload", "--model", "nanodet", option, value], data))
+    };
+    holds(&overload("--load", "0"), &["--load 0", "more than 0", "capacity"]);
+    holds(&overload("--load", "-2"), &["--load -2", "more than 0"]);
+    holds(&overload("--load", "NaN"), &["--load NaN", "more than 0"]);
+    holds(&overload("--seconds", "0"), &["--seconds 0", "0.5 to 3600"]);
+    holds(&overload("--deadline", "0ms"), &["--deadline 0s", "at most 1h"]);
+
     let start = ["no node runs", "sensorium node"];
+    holds(&overload("--load", "2"), &start);
     holds(&refused(&mut in_project(&["status"], data)), &start);
     holds(&refused(&mut in_project(&["run", "Cargo.toml"], data)), &start);
 

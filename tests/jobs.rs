@@ -285,7 +285,7 @@ fn answers_are_those_of_the_reference() {
     std::os::unix::fs::symlink(support::cache().join("models/nanodet/nanodet.onnx"), gate.join("nanodet.onnx"))
         .unwrap();
 
-    let load = "load = [\"gate\", \"nanodet\", \"moonshine\", \"yamnet\"]";
+    let load = "load = [\"gate\", \"nanodet\", \"movenet\", \"moonshine\", \"yamnet\"]";
     let node = Node::start(&format!("models = [{:?}, \"cluster/models\"]\n{load}\n", own.path()));
     let folder = tempfile::tempdir().unwrap();
     let answer = |model: &str, file: &Path| -> Value {
@@ -308,6 +308,24 @@ fn answers_are_those_of_the_reference() {
         assert_found(found, wanted, 0.4, size, &place);
         let sure: Vec<_> = found.iter().filter(|found| number(&found["score"]) >= 0.7).cloned().collect();
         assert_eq!(list(&answer("gate", &picture), "detections"), sure, "{place}");
+    }
+    // A whole frame with one person; the others of the reference are parts of frames.
+    let persons = reference("movenet");
+    let whole = |person: &&Value| person["part"][2] == person["width"] && person["part"][3] == person["height"];
+    for person in list(&persons, "persons").iter().filter(whole) {
+        let film = support::cache().join(person["file"].as_str().unwrap());
+        let picture = extract(&film, person["frame"].as_u64().unwrap(), folder.path());
+        let found = answer("movenet", &picture);
+        assert_eq!(found["type"], "pose");
+        for (found, wanted) in list(&found, "keypoints").iter().zip(list(person, "keypoints")) {
+            let off = |key: &str| (number(&found[key]) - number(&wanted[key])).abs();
+            assert!(found["label"] == wanted["label"] && off("score") <= 0.02, "{found} {wanted}");
+            let seen = number(&wanted["score"]) >= 0.3;
+            assert!(!seen || (off("x") < 2.0 && off("y") < 2.0), "{found} {wanted}");
+        }
+        let shown = node.command(&["submit", "--model", "movenet"]).arg(&picture).output().unwrap();
+        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+        assert!(shown.status.success() && text.contains("nose") && text.contains("right ankle"), "{text}");
     }
     for recording in list(&reference("moonshine"), "recordings") {
         let heard = answer("moonshine", &cut(recording, folder.path()));

@@ -237,6 +237,27 @@ class Converter:
         bounds = [self.integers(*values) for values in (starts, ends, axes, steps)]
         self.define(node, self.emit("Slice", [source] + bounds))
 
+    def arg_max(self, node, inputs):
+        # TensorFlow.js knows no 64-bit integers, whatever the node says.
+        axis = int(self.required_constant(inputs[1], node))
+        indices = self.emit("ArgMax", [self.tensor(inputs[0])], axis=axis, keepdims=0)
+        self.define(node, self.emit("Cast", [indices], to=TensorProto.INT32))
+
+    def pack(self, node, inputs):
+        axis = attribute(node, "axis", 0)
+        parts = [self.emit("Unsqueeze", [self.tensor(source), self.integers(axis)]) for source in inputs]
+        self.define(node, self.emit("Concat", parts, axis=axis))
+
+    def unpack(self, node, inputs):
+        axis, source = attribute(node, "axis", 0), self.tensor(inputs[0])
+        for output in range(attribute(node, "num")):
+            index = self.initializer(np.array(output, np.int64))
+            self.define(node, self.emit("Gather", [source, index], axis=axis), output=output)
+
+    def squared_difference(self, operands):
+        difference = self.emit("Sub", operands)
+        return self.emit("Mul", [difference, difference])
+
     def sparse_to_dense(self, node, inputs):
         indices, shape, values, default = (self.required_constant(source, node) for source in inputs)
         dense = np.full(shape, default)
@@ -262,10 +283,14 @@ class Converter:
             self.convolution(node, inputs, depthwise=False)
         elif operator in ("FusedDepthwiseConv2dNative", "DepthwiseConv2dNative"):
             self.convolution(node, inputs, depthwise=True)
-        elif operator in ("Mul", "Sub", "Equal", "Sigmoid", "Relu"):
+        elif operator in ("Mul", "Sub", "Equal", "Sigmoid", "Relu", "Sqrt"):
             self.elementwise(node, inputs, operator)
         elif operator in ("Add", "AddV2"):
             self.elementwise(node, inputs, "Add")
+        elif operator == "RealDiv":
+            self.elementwise(node, inputs, "Div")
+        elif operator == "SquaredDifference":
+            self.elementwise(node, inputs, self.squared_difference)
         elif operator == "FloorDiv" and attribute(node, "T") in ("DT_INT32", 3):
             self.elementwise(node, inputs, "Div")
         elif operator == "FloorMod" and attribute(node, "T") in ("DT_INT32", 3):
@@ -278,11 +303,16 @@ class Converter:
         elif operator == "ExpandDims":
             axis = np.atleast_1d(self.required_constant(inputs[1], node)).astype(np.int64)
             self.define(node, self.emit("Unsqueeze", [self.tensor(inputs[0]), self.initializer(axis)]))
+        elif operator == "Squeeze":
+            axes = self.integers(*attribute(node, "squeeze_dims"))
+            self.define(node, self.emit("Squeeze", [self.tensor(inputs[0]), axes]))
         elif operator == "Reshape":
             self.define(node, self.emit("Reshape", [self.tensor(inputs[0]), self.int64(inputs[1])]))
         elif operator == "GatherV2":
             axis = int(self.required_constant(inputs[2], node))
             self.define(node, self.emit("Gather", [self.tensor(inputs[0]), self.tensor(inputs[1])], axis=axis))
+        elif operator == "GatherNd":
+            self.define(node, self.emit("GatherND", [self.tensor(inputs[0]), self.int64(inputs[1])]))
         elif operator in SHAPED:
             SHAPED[operator](self, node, inputs)
         else:
@@ -309,6 +339,9 @@ class Converter:
 
 
 SHAPED = {
+    "ArgMax": Converter.arg_max,
+    "Pack": Converter.pack,
+    "Unpack": Converter.unpack,
     "MaxPool": Converter.max_pool,
     "Mean": Converter.mean,
     "ResizeBilinear": Converter.resize,

@@ -55,14 +55,28 @@ def resize_bilinear(image, width, height):
     return rows[:, low] * (1 - weight) + rows[:, high] * weight
 
 
-def prepare(image, step):
-    """The network's input [1, …] for a manifest's `prepare` table with `step = "image"` and `fit = "stretch"`."""
-    pixels = resize_bilinear(image, step["width"], step["height"])
+def fitted_size(image, step):
+    """Width and height of the part of the network's input that shows the image; the rest is at the right and bottom."""
+    height, width = image.shape[:2]
+    if step.get("fit", "stretch") == "stretch":
+        return step["width"], step["height"]
+    scale = min(step["width"] / width, step["height"] / height)
+    return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+
+
+def prepare(image, step, dtype="f32"):
+    """The network's input [1, …] for a manifest's `prepare` table with `step = "image"`."""
+    fitted_width, fitted_height = fitted_size(image, step)
+    pixels = np.empty((step["height"], step["width"], 3), np.float32)
+    pixels[:] = np.float32(step["mean"] if step["channels"] == "rgb" else step["mean"][::-1])
+    pixels[:fitted_height, :fitted_width] = resize_bilinear(image, fitted_width, fitted_height)
     if step["channels"] == "bgr":
         pixels = pixels[:, :, ::-1]
     pixels = (pixels - np.float32(step["mean"])) / np.float32(step["std"])
     if step["layout"] == "nchw":
         pixels = pixels.transpose(2, 0, 1)
+    if dtype == "i32":
+        return np.ascontiguousarray(np.rint(pixels[None]), np.int32)
     return np.ascontiguousarray(pixels[None], np.float32)
 
 
@@ -134,4 +148,21 @@ def detect(session, manifest, labels, image):
             "label": labels[int(classes[index])],
         }
         for index in suppress(boxes, scores, classes, step["iou_max"])[: step["detections_max"]]
+    ]
+
+
+def pose(session, manifest, labels, image):
+    """Key points of one image in the order of the labels: place in the image's pixels (not clipped to it), score, label."""
+    step, entry = manifest["prepare"], manifest["input"][0]
+    (output,) = session.run([manifest["output"][0]["name"]], {entry["name"]: prepare(image, step, entry["dtype"])})
+    fitted_width, fitted_height = fitted_size(image, step)
+    across, down = image.shape[1] / fitted_width * step["width"], image.shape[0] / fitted_height * step["height"]
+    return [
+        {
+            "x": round(float(x) * across, 3),
+            "y": round(float(y) * down, 3),
+            "score": round(float(score), 5),
+            "label": label,
+        }
+        for (y, x, score), label in zip(output[0, 0], labels, strict=True)
     ]

@@ -42,6 +42,16 @@ import sounds
 
 VTEST_FRAMES = list(range(0, 281, 40))
 BUNNY_FRAMES = [60]
+# Persons for MoveNet: video, frame, and the part of the frame that is looked at: x, y, width, height; None is all of it.
+PERSONS = [
+    ("media/vtest.avi", 0, (467, 149, 94, 94)),
+    ("media/vtest.avi", 200, (567, 251, 132, 132)),
+    ("media/vtest.avi", 200, (663, 243, 105, 124)),
+    ("media/vtest.avi", 240, (210, 150, 81, 81)),
+    ("media/vtest.avi", 280, (44, 137, 165, 85)),
+    ("media/carphone_pristine.mp4", 0, None),
+    ("media/carphone_pristine.mp4", 40, None),
+]
 RECORDINGS = "media/librivox/sense_and_sensibility_01_austen_64kb-{}.wav"
 SPEAKER = ["0870", "0880", "0890", "0920", "0930"]
 VOICE_RECORDINGS = ["0870", "0890"]
@@ -124,6 +134,34 @@ class Recorder:
             score_min=manifest["interpret"]["score_min"],
             iou_max=manifest["interpret"]["iou_max"],
             frames=frames,
+        )
+
+    def poses(self):
+        manifest = self.manifest("movenet")
+        session = self.session(manifest)
+        labels = self.file(manifest, "labels").read_text().splitlines()
+        persons = []
+        for relative, number, part in PERSONS:
+            (image,) = images.read_frames(self.cache / relative, [number])
+            height, width = image.shape[:2]
+            x, y, part_width, part_height = part or (0, 0, width, height)
+            image = image[y : y + part_height, x : x + part_width]
+            persons.append(
+                self.input(relative)
+                | {
+                    "frame": number,
+                    "width": width,
+                    "height": height,
+                    "part": [x, y, part_width, part_height],
+                    "rgb24_sha256": hashlib.sha256(image.tobytes()).hexdigest(),
+                    "keypoints": images.pose(session, manifest, labels, image),
+                }
+            )
+        self.write(
+            "movenet",
+            part="x, y, width and height of the part of the frame that is given to the model",
+            keypoints="x and y in pixels of the part, not clipped to it",
+            persons=persons,
         )
 
     def speech(self):
@@ -246,6 +284,7 @@ def main():
     known = {
         "nanodet": lambda: recorder.detections("nanodet"),
         "centernet": lambda: recorder.detections("centernet"),
+        "movenet": recorder.poses,
         "silero-vad": recorder.speech,
         "yamnet": recorder.kinds_of_sound,
         "moonshine": recorder.transcripts,

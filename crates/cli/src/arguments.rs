@@ -51,6 +51,10 @@ pub(crate) enum Command {
     Submit(SubmitArguments),
     /// Show a node, its devices, lanes and queues.
     Status(StatusArguments),
+    /// Show how the devices are shared between video, sound and fusion, or call a critical moment.
+    Plan(PlanArguments),
+    /// Replay a node's log of scheduling decisions: what was decided and why.
+    Replay(ReplayArguments),
     /// Measure.
     Bench(BenchArguments),
     /// Play a scenario with the real scheduler in virtual time.
@@ -165,6 +169,30 @@ pub(crate) struct StatusArguments {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct PlanArguments {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// The next so much time is critical; 0s ends it. Needs a certificate with the role critical or operate.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) critical_moment: Option<Duration>,
+    /// As JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReplayArguments {
+    /// A segment (events-N.jsonl) or the folder of a log (events in the data directory).
+    pub(crate) log: PathBuf,
+    /// Only this job, by its number in the log.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) job: Option<u64>,
+    /// Only the summary.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct BenchArguments {
     #[command(subcommand)]
     pub(crate) what: Bench,
@@ -174,6 +202,8 @@ pub(crate) struct BenchArguments {
 pub(crate) enum Bench {
     /// One model, closed loop: so many jobs in flight, for so long.
     Job(BenchJobArguments),
+    /// One model, open loop: more than it can do, at random times, and what becomes of it.
+    Overload(BenchOverloadArguments),
     /// What the job's way costs without Sensorium: a bare UDP round trip and a plain QUIC transfer.
     Floor(BenchFloorArguments),
 }
@@ -192,6 +222,33 @@ pub(crate) struct BenchJobArguments {
     /// Payload bytes for models that take any tensor.
     #[arg(long, value_name = "B", default_value_t = 1024)]
     pub(crate) bytes: u32,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchOverloadArguments {
+    /// The model, by name.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: String,
+    /// What is offered, as a multiple of the capacity that is measured first.
+    #[arg(long, value_name = "X", default_value_t = 2.0, allow_negative_numbers = true)]
+    pub(crate) load: f64,
+    /// Time from a job's scheduled arrival until its answer must be there.
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Duration,
+    /// How long jobs are offered.
+    #[arg(long, value_name = "S", default_value_t = 20.0, allow_negative_numbers = true)]
+    pub(crate) seconds: f64,
+    /// Seed of the arrival times.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Folder for arrivals.csv, service.csv and latency.csv, from which the run can be simulated.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) record: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) reach: Reach,
     /// One JSON object.

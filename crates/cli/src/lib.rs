@@ -29,6 +29,8 @@ pub fn main() -> ExitCode {
         Command::Run(options) => commands::run::run(&paths, &options),
         Command::Submit(options) => commands::submit::run(&paths, &options),
         Command::Status(options) => commands::status::run(&paths, &options),
+        Command::Plan(options) => commands::plan::run(&paths, &options),
+        Command::Replay(options) => commands::replay::run(&options),
         Command::Bench(options) => commands::bench::run(&paths, &options),
         Command::Simulate(options) => commands::simulate::run(&options),
         Command::Prove(options) => commands::prove::run(&options),

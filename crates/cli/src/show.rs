@@ -83,6 +83,13 @@ pub(crate) fn result_lines(result: &ModelResult) -> Vec<String> {
             .map(|event| format!("{:<16} {:>3.0} %", event.label.as_str(), event.score * 100.0))
             .chain([format!("intensity {intensity:.2}")])
             .collect(),
+        ModelResult::Pose { keypoints } => keypoints
+            .iter()
+            .map(|point| {
+                let label = point.label.as_str();
+                format!("{label:<16} {:>3.0} %  x {:.0}, y {:.0}", point.score * 100.0, point.x, point.y)
+            })
+            .collect(),
     }
 }
 

@@ -225,7 +225,8 @@ impl Drop for Waiting<'_> {
 }
 
 pub(crate) async fn submit(inner: &Arc<Inner>, job: Job, payload: Bytes) -> Result<Answer, ClientError> {
-    let header = job.into_header()?;
+    let began = Instant::now();
+    let mut header = job.into_header()?;
     // A payload that could never be sent is not worth waiting for credits: the node would refuse it by its header.
     let bytes = u32::try_from(payload.len().min(usize::try_from(limits::BYTES_IN_FLIGHT_MAX).unwrap_or(usize::MAX)))
         .map_err(|_| ClientError::Invalid("payload of more than 4 GiB".to_owned()))?;
@@ -238,6 +239,9 @@ pub(crate) async fn submit(inner: &Arc<Inner>, job: Job, payload: Bytes) -> Resu
     let wait = Duration::from_micros(header.budget_us) + Duration::from_millis(SILENCE_MS_MAX);
     let exchange = async {
         let _credits = credits.await?;
+        // The deadline counts from the call: what was spent waiting for credits is gone.
+        let waited_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        header.budget_us = header.budget_us.saturating_sub(waited_us);
         let (correlation, stream, answer) = inner.register(header, payload.clone())?;
         let _waiting = Waiting { inner, correlation };
         if let Some(connection) = stream {

@@ -23,10 +23,12 @@ mod preparation;
 mod profile;
 mod sound;
 mod speech;
+mod suspended;
 mod transcript;
 
 pub use load::{LoadError, load, load_measured};
 pub use profile::{profile, warm_up};
+pub use suspended::SUSPENDED_JOBS_MAX;
 
 /// One job as its executor sees it: the header's fields that matter, and the bytes.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +42,24 @@ pub struct JobInput<'a> {
     pub state: &'a [u8],
     /// The payload without the state.
     pub bytes: &'a [u8],
+    pub slice: Slice,
+}
+
+/// For how long a job is to be run this time. The default: to its end, from its start.
+///
+/// Executors whose jobs cannot be sliced ignore it and run to the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    /// Number of this run, under which the work is kept if it is not finished; without one (0) it runs to its end.
+    pub run: u64,
+    /// Number of the run that this one continues; 0 = it starts. The payload must be the same.
+    ///
+    /// When that run's work is gone (only [`SUSPENDED_JOBS_MAX`] are kept, the latest) the job starts over and runs to its
+    /// end whatever its budget: jobs that take turns would otherwise drop each other's work for ever.
+    pub continues: u64,
+    /// After how long the job is to stop, in nanoseconds; 0 = it runs to its end. It stops after the step in which the time
+    /// is up, so every slice does something.
+    pub budget_ns: u64,
 }
 
 /// Where a job's answer goes.
@@ -47,8 +67,12 @@ pub struct JobInput<'a> {
 pub struct JobOutput<'a> {
     /// Room for the encoded body.
     pub bytes: &'a mut [u8],
+    /// Of this slice alone.
     pub times: StageTimes,
+    /// An empty one while the job is unfinished.
     pub answer: Result<JobAnswer, Rejection>,
+    /// The slice ended before the job did; another run is to continue this one.
+    pub unfinished: bool,
 }
 
 /// What lies in the output after a job was done.
@@ -76,8 +100,8 @@ pub struct StageTimes {
 
 /// Runs batches of one model.
 pub trait Executor: Send {
-    /// Runs `jobs` and sets `times` and `answer` of the outputs at the same places. Outputs beyond the jobs stay as they
-    /// are. More jobs than the model's `batch_max` are run in several steps.
+    /// Runs `jobs` and sets `times`, `answer` and `unfinished` of the outputs at the same places. Outputs beyond the jobs
+    /// stay as they are. More jobs than the model's `batch_max` are run in several steps.
     ///
     /// `on_stage` is called within the measurement of each stage, per job in prepare and interpret and per run of a
     /// network in infer; faults that are put in on purpose delay there. Usually it does nothing.
@@ -89,7 +113,8 @@ impl<'a> JobOutput<'a> {
     #[must_use]
     pub fn new(bytes: &'a mut [u8]) -> Self {
         // The empty sentence allocates nothing: this is on every job's path.
-        Self { bytes, times: StageTimes::default(), answer: Err(Rejection::new(Reason::Internal, String::new())) }
+        let answer = Err(Rejection::new(Reason::Internal, String::new()));
+        Self { bytes, times: StageTimes::default(), answer, unfinished: false }
     }
 }
 

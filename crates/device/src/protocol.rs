@@ -40,8 +40,10 @@ pub struct BatchHead {
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub struct JobEntry {
-    /// Number of this run: job and attempt in one, never used twice by a node.
+    /// Number of this run: job, attempt and slice in one, from 1, never used twice by a node.
     pub run: u64,
+    /// Number of the run whose answer was that the job is unfinished, and which this one continues; 0 = it starts.
+    pub continues: u64,
     pub input_offset: u64,
     /// State and payload together.
     pub input_bytes: u64,
@@ -54,7 +56,9 @@ pub struct JobEntry {
     pub dtype: u8,
     pub pixels: u8,
     pub rank: u8,
-    pub reserved: u32,
+    /// After about how long the job is to stop unfinished, in microseconds; 0 = it runs to its end. Jobs that cannot be
+    /// sliced run to their end all the same.
+    pub slice_us: u32,
 }
 
 /// Start of an answer packet.
@@ -85,7 +89,10 @@ pub struct AnswerEntry {
     pub body: u8,
     pub dtype: u8,
     pub rank: u8,
-    pub reserved: u32,
+    /// 1 = the slice ended before the job: there is no output yet, and the job wants another run that continues this one.
+    /// Stage times are this slice's alone.
+    pub unfinished: u8,
+    pub reserved: [u8; 3],
 }
 
 /// Writes a packet: head, then entries.
@@ -212,5 +219,35 @@ mod tests {
         let many = BatchHead { jobs: 65, ..head };
         put_packet(&mut packet, &many, vec![JobEntry::default(); 65]);
         assert!(read_packet::<BatchHead, JobEntry>(&packet, |head| head.jobs).is_none());
+    }
+
+    #[test]
+    fn slices_survive_a_round_trip_next_to_their_neighbours() {
+        let mut packet = Vec::new();
+        let head = BatchHead { batch: 1, jobs: 1, ..Default::default() };
+        let job = JobEntry {
+            run: 8,
+            continues: 0x0102_0304_0506_0708,
+            input_offset: 3,
+            rank: 2,
+            slice_us: 40_000,
+            ..Default::default()
+        };
+        put_packet(&mut packet, &head, [job]);
+        let read = {
+            let (_, mut jobs) = read_packet::<BatchHead, JobEntry>(&packet, |head| head.jobs).unwrap();
+            jobs.next().unwrap()
+        };
+        assert_eq!((read.run, read.continues, read.input_offset), (8, 0x0102_0304_0506_0708, 3));
+        assert_eq!((read.rank, read.slice_us), (2, 40_000));
+
+        let head = AnswerHead { batch: 1, jobs: 2, ..Default::default() };
+        let unfinished = AnswerEntry { run: 8, infer_ns: 9, unfinished: 1, ..Default::default() };
+        let finished = AnswerEntry { run: 9, rank: 6, ..Default::default() };
+        put_packet(&mut packet, &head, [unfinished, finished]);
+        let (_, answers) = read_packet::<AnswerHead, AnswerEntry>(&packet, |head| head.jobs).unwrap();
+        let read: Vec<_> = answers.map(|answer| (answer.run, answer.rank, answer.unfinished)).collect();
+        assert_eq!(read, [(8, 0, 1), (9, 6, 0)]);
+        assert!(packet.len() <= PACKET_BYTES_MAX);
     }
 }

@@ -20,3 +20,5 @@ mod models;
 mod onnx;
 #[path = "executors/reference.rs"]
 mod reference;
+#[path = "executors/slices.rs"]
+mod slices;

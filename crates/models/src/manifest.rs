@@ -122,6 +122,12 @@ pub struct Placement {
     pub run_ms_max: u32,
     /// Longest result of one job, in bytes; 0 = as long as the payload. Default 65,536.
     pub output_bytes_max: u32,
+    /// A job runs for about so long at a time, in milliseconds, and its lane chooses again before it goes on; 0 = it runs
+    /// to its end in one go. Only for steps that can be sliced ([`Interpret::sliceable`]). Default 0.
+    ///
+    /// Shorter slices hold the lane's other models up for less time; each costs a round trip between node and worker. A
+    /// slice is over its time by at most one step of the work.
+    pub slice_ms: u32,
 }
 
 impl Default for Placement {
@@ -131,6 +137,7 @@ impl Default for Placement {
             batch_max: 1,
             run_ms_max: 30_000,
             output_bytes_max: 64 << 10,
+            slice_ms: 0,
         }
     }
 }
@@ -181,7 +188,7 @@ impl fmt::Display for Dim {
 #[serde(tag = "step", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Prepare {
     /// An image (encoded or raw) resized bilinearly (half-pixel centres, no antialiasing), then `(x - mean) / std` per
-    /// channel, where x is 0 to 255 and mean and std are in the order of `channels`.
+    /// channel, where x is 0 to 255 and mean and std are in the order of `channels`; rounded for an input of i32.
     Image {
         width: u32,
         height: u32,
@@ -272,6 +279,8 @@ pub enum Interpret {
     },
     /// Event probabilities `[N, events]` (first output) and intensity `[N, 1]` (second output).
     Fusion { events: Vec<String> },
+    /// Points of one body `[N, 1, labels, 3]`: y and x, each 0 to 1 of the network's input, and a score.
+    Pose {},
     /// The first output as a tensor.
     Tensor {},
     /// The payload itself; no network.
@@ -293,8 +302,25 @@ impl Interpret {
             Self::Speech {} => "speech",
             Self::Transcript { .. } => "transcript",
             Self::Fusion { .. } => "fusion",
+            Self::Pose {} => "pose",
             Self::Tensor {} => "tensor",
             Self::Identity { .. } => "identity",
+        }
+    }
+
+    /// Whether the work of a job can be cut into slices with other work between them.
+    #[must_use]
+    pub const fn sliceable(&self) -> bool {
+        match self {
+            Self::Transcript { .. } => true,
+            Self::DetectionsDfl { .. }
+            | Self::DetectionRows { .. }
+            | Self::Classes { .. }
+            | Self::Speech {}
+            | Self::Fusion { .. }
+            | Self::Tensor {}
+            | Self::Pose {}
+            | Self::Identity { .. } => false,
         }
     }
 
@@ -302,7 +328,7 @@ impl Interpret {
     #[must_use]
     pub const fn roles(&self) -> &'static [FileRole] {
         match self {
-            Self::DetectionsDfl { .. } | Self::DetectionRows { .. } | Self::Classes { .. } => {
+            Self::DetectionsDfl { .. } | Self::DetectionRows { .. } | Self::Classes { .. } | Self::Pose {} => {
                 &[FileRole::Network, FileRole::Labels]
             }
             Self::Speech {} | Self::Fusion { .. } | Self::Tensor {} => &[FileRole::Network],

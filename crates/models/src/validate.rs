@@ -90,7 +90,11 @@ fn placement(placement: &Placement) -> Result<(), Fault> {
     within("placement.batch_max", placement.batch_max, 1..=64)?;
     within("placement.run_ms_max", placement.run_ms_max, 1..=600_000)?;
     let bytes = u64::from(placement.output_bytes_max);
-    within("placement.output_bytes_max", bytes, 0..=limits::PAYLOAD_BYTES_MAX)
+    within("placement.output_bytes_max", bytes, 0..=limits::PAYLOAD_BYTES_MAX)?;
+    match placement.slice_ms {
+        0 | 5..=1000 => Ok(()),
+        other => fault("placement.slice_ms", format!("{other}; expected 0 (all in one go) or 5 to 1000")),
+    }
 }
 
 fn prepare(prepare: &Prepare) -> Result<(), Fault> {
@@ -166,7 +170,7 @@ fn interpret(interpret: &Interpret) -> Result<(), Fault> {
             }
             Ok(())
         }
-        Interpret::Speech {} | Interpret::Tensor {} | Interpret::Identity { .. } => Ok(()),
+        Interpret::Speech {} | Interpret::Pose {} | Interpret::Tensor {} | Interpret::Identity { .. } => Ok(()),
     }
 }
 
@@ -174,7 +178,7 @@ fn interpret(interpret: &Interpret) -> Result<(), Fault> {
 fn together(manifest: &Manifest) -> Result<(), Fault> {
     let step = manifest.interpret.name();
     let prepares: &[&str] = match manifest.interpret {
-        Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. } => &["image"],
+        Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. } | Interpret::Pose {} => &["image"],
         Interpret::Classes { .. } => &["windows", "image"],
         Interpret::Speech {} => &["windows"],
         Interpret::Transcript { .. } => &["utterance"],
@@ -184,6 +188,13 @@ fn together(manifest: &Manifest) -> Result<(), Fault> {
     if !prepares.contains(&manifest.prepare.name()) {
         let name = manifest.prepare.name();
         return fault("prepare.step", format!("{name}; interpret step {step} works with {}", prepares.join(" or ")));
+    }
+    let slice_ms = manifest.placement.slice_ms;
+    if slice_ms != 0 && !manifest.interpret.sliceable() {
+        return fault(
+            "placement.slice_ms",
+            format!("{slice_ms}; jobs of interpret step {step} cannot be cut into slices; expected 0"),
+        );
     }
     for role in manifest.interpret.roles() {
         if !manifest.files.iter().any(|entry| entry.role == *role) {

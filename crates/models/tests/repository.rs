@@ -162,12 +162,21 @@ fn rules_that_types_do_not_hold() {
         ("path = \"net.onnx\"", "path = \"a\\\\b\"", "file[0].path"),
         ("path = \"labels.txt\"", "path = \"net.onnx\"", "file[1].path: net.onnx is listed twice"),
         (ABC, &ABC.to_uppercase(), "file[0].sha256"),
+        ("step = \"detection_rows\"", "step = \"pos\"", "interpret.step: pos is not known; expected one of"),
+        ("step = \"detection_rows\"", "step = \"pos\"", "did you mean pose?"),
         ("role = \"labels\"", "role = \"tokenizer\"", "file: no labels file; interpret step detection_rows needs one"),
         ("role = \"labels\"", "role = \"encoder\"", "file: no labels file"),
         ("devices = [\"cpu\"]", "devices = []", "placement.devices"),
         ("batch_max = 4", "batch_max = 65", "placement.batch_max: 65; expected 1 to 64"),
         ("batch_max = 4", "run_ms_max = 0", "placement.run_ms_max: 0; expected 1 to 600000"),
         ("batch_max = 4", "output_bytes_max = 33554433", "placement.output_bytes_max"),
+        ("batch_max = 4", "slice_ms = 4", "placement.slice_ms: 4; expected 0 (all in one go) or 5 to 1000"),
+        ("batch_max = 4", "slice_ms = 1001", "placement.slice_ms: 1001; expected 0 (all in one go) or 5 to 1000"),
+        (
+            "batch_max = 4",
+            "slice_ms = 40",
+            "placement.slice_ms: 40; jobs of interpret step detection_rows cannot be cut into slices; expected 0",
+        ),
         (
             "shape = [\"N\", 3, 64, 96]",
             "shape = [1, 3, 64, 96]",
@@ -274,6 +283,8 @@ fn the_projects_own_manifests_are_in_order() {
     let repository = Repository::open(&[models], Path::new("/nowhere")).unwrap();
     assert!(repository.broken.is_empty(), "{:?}", repository.broken);
     assert!(repository.models.len() >= 7);
+    assert_eq!(repository.models["moonshine"].manifest.placement.slice_ms, 40);
+    assert_eq!(repository.models["silero-vad"].manifest.placement.slice_ms, 0);
     for (name, package) in &repository.models {
         // Labels lie beside the manifest; weights are fetched.
         let missing = package.verify().err();

@@ -5,11 +5,15 @@ use std::path::{Path, PathBuf};
 
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
+use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+/// How long jobs wait for a worker to come back: all models may have to be loaded.
+const RESTART_WAIT_NS: u64 = 30_000_000_000;
+
 /// The configuration, as in `sensorium node --config FILE`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeConfig {
     /// The node's name in receipts and logs. Default: the host's name. At most 32 bytes.
@@ -29,6 +33,13 @@ pub struct NodeConfig {
     pub slab: Vec<SlabClass>,
     /// Jobs that one lane may have queued. Default 4,096. Higher means later refusals under overload.
     pub queue_jobs_max: usize,
+    /// Least shares of a lane by urgency (critical, high, standard, batch) while there is such work, in thousandths.
+    /// Default 0, 200, 100, 50.
+    pub share_min_permille: [u16; 4],
+    /// How shares of devices follow the load; docs/configuration.md has the default table.
+    pub plan: PlanPolicy,
+    /// Bytes that the log of scheduling decisions may take on disk, for `sensorium replay`. Default 0: none is kept.
+    pub event_log_bytes_max: u64,
     /// Added to the workers' niceness, 0 to 19. Default 5: network I/O comes first on a busy CPU.
     pub worker_nice: u8,
     /// How long a stopping node waits for accepted work, in milliseconds. Default 30,000.
@@ -50,6 +61,9 @@ impl Default for NodeConfig {
             load: Vec::new(),
             slab: default_classes(),
             queue_jobs_max: 4096,
+            share_min_permille: Settings::default().share_min_permille,
+            plan: PlanPolicy::default(),
+            event_log_bytes_max: 0,
             worker_nice: 5,
             drain_ms_max: 30_000,
             sessions_max: 64,
@@ -70,6 +84,18 @@ pub enum ConfigError {
 }
 
 impl NodeConfig {
+    /// What the scheduler is told.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        Settings {
+            queue_jobs_max: self.queue_jobs_max,
+            restart_wait_ns: RESTART_WAIT_NS,
+            share_min_permille: self.share_min_permille,
+            plan: self.plan.clone(),
+            ..Settings::default()
+        }
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors
@@ -99,6 +125,9 @@ impl NodeConfig {
         }
         if !(1..=65_536).contains(&self.queue_jobs_max) {
             return wrong("queue_jobs_max", "1 to 65536 is expected");
+        }
+        if let Err(error) = self.settings().check() {
+            return wrong("scheduling", &error.to_string());
         }
         if !(1..=4096).contains(&self.sessions_max) {
             return wrong("sessions_max", "1 to 4096 is expected");

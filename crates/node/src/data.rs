@@ -4,6 +4,8 @@
 //! DATA/node.lock           held by the running node
 //! DATA/node.json           its addresses and process id; removed when it stops
 //! DATA/certificates/       ca, node and client bundles (development ones are made on first start)
+//! DATA/service-times.json  what was learned about how long models take
+//! DATA/events/             the log of scheduling decisions, if one is kept
 //! DATA/spool/              media files of running sessions; emptied at start
 //! ```
 
@@ -74,6 +76,16 @@ impl DataDirectory {
     #[must_use]
     pub fn spool(&self) -> PathBuf {
         self.root.join("spool")
+    }
+
+    #[must_use]
+    pub fn service_times(&self) -> PathBuf {
+        self.root.join("service-times.json")
+    }
+
+    #[must_use]
+    pub fn events(&self) -> PathBuf {
+        self.root.join("events")
     }
 
     fn node_file(&self) -> PathBuf {

@@ -85,6 +85,7 @@ impl NodeDesk {
             alerts: self.board.alerts(),
             devices: self.board.devices(),
             engine: self.engine.snapshot(),
+            plan: self.engine.plan(),
         }
     }
 }

@@ -6,7 +6,10 @@
 mod admit;
 mod answer;
 mod lanes;
+mod learned;
+mod log;
 mod models;
+mod plan;
 mod records;
 mod retained;
 mod run;
@@ -27,7 +30,10 @@ use sensorium_wire::{JobId, Name, ids::ShortName};
 pub use admit::{Admitted, Caller};
 pub use answer::{Delivered, InFlight, Reply};
 pub use lanes::{LaneLink, LaneModel, Nonsense};
+pub use learned::LearnedTimes;
+pub use log::{EventLog, EventLogError};
 pub use models::{ModelInfo, ModelTable};
+pub use plan::{DeviceShares, PlanStatus};
 pub use snapshot::{EngineSnapshot, LaneModelStatus, LaneStatus};
 
 use records::Records;
@@ -72,6 +78,8 @@ struct Core {
     records: Records,
     lanes: HashMap<LaneId, LaneLink>,
     packet: Vec<u8>,
+    learned: LearnedTimes,
+    log: Option<EventLog>,
     next_lane: u32,
     next_run: u64,
 }
@@ -84,6 +92,8 @@ impl Engine {
         models: ModelTable,
         settings: Settings,
         injection: Injection,
+        learned: LearnedTimes,
+        log: Option<EventLog>,
         on_hung: impl Fn(u32, String) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let mut scheduler = Scheduler::new(settings);
@@ -97,6 +107,8 @@ impl Engine {
             records: Records::default(),
             lanes: HashMap::new(),
             packet: Vec::new(),
+            learned,
+            log,
             next_lane: 1,
             next_run: 1,
         };

@@ -13,7 +13,7 @@ use sensorium_models::manifest::DeviceKind;
 use sensorium_models::repository::Repository;
 use sensorium_models::{ModelError, ModelPackage};
 use sensorium_pipelines::EvidenceSpec;
-use sensorium_scheduler::{DeviceId, Settings};
+use sensorium_scheduler::DeviceId;
 use sensorium_transport::pki::{self, Bundle};
 use sensorium_transport::{ALPN_API, ALPN_PEER, EndpointError, Listener, Liveness, PkiError};
 use sensorium_wire::Modality;
@@ -25,12 +25,13 @@ use crate::actors::devices::DeviceSupervisorArgs;
 use crate::actors::endpoint::{EndpointArgs, Serve};
 use crate::actors::monitor::MonitorArgs;
 use crate::actors::node::{NodeArgs, NodeMessage, NodeSupervisor};
+use crate::actors::scheduler::SchedulerArgs;
 use crate::actors::sessions::SessionSupervisorArgs;
 use crate::board::{Board, DeviceState};
 use crate::config::{ConfigError, NodeConfig};
 use crate::data::{DataDirectory, DataError, DataLock, NodeFile};
 use crate::desk::NodeDesk;
-use crate::engine::{Engine, ModelTable};
+use crate::engine::{Engine, EventLog, EventLogError, LearnedTimes, ModelTable};
 use crate::gateway::Gateway;
 use crate::peers;
 use crate::session::SessionLimits;
@@ -82,6 +83,8 @@ pub enum NodeError {
     Endpoint(#[from] EndpointError),
     #[error("starting threads: {0}")]
     Threads(#[from] io::Error),
+    #[error(transparent)]
+    EventLog(#[from] EventLogError),
     #[error("starting actors: {0}")]
     Actors(String),
 }
@@ -97,6 +100,7 @@ pub struct Node {
     supervisor: ActorRef<NodeMessage>,
     fatal: mpsc::Receiver<String>,
     drain_ms_max: u64,
+    service_times: PathBuf,
     // Dropped in this order: actors first, then the threads they use.
     _control: RuntimeThread,
     api: RuntimeThread,
@@ -135,14 +139,31 @@ impl Node {
         let slab = Slab::create(&config.slab)?;
         let board = Arc::new(Board::default());
         let name = config.name.clone().unwrap_or_else(|| options.host_name.clone());
-        let settings = Settings { queue_jobs_max: config.queue_jobs_max, restart_wait_ns: 30_000_000_000 };
         let models = ModelTable::new(packages.iter().map(|package| &package.manifest));
-        let hung_board = Arc::clone(&board);
-        let engine = Engine::new(&name, slab, models, settings, config.inject.clone(), move |device, reason| {
-            if let Some(actor) = hung_board.address(device) {
-                let _ = actor.cast(DeviceMessage::ReplaceWorker { incarnation: None, reason });
+        let learned = LearnedTimes::read(&data.service_times());
+        let known = learned.clone();
+        let log = match config.event_log_bytes_max {
+            0 => None,
+            bytes_max => {
+                let names = models.iter().map(|model| model.name.clone()).collect();
+                Some(EventLog::start(&data.events(), bytes_max, &name, names)?)
             }
-        });
+        };
+        let hung_board = Arc::clone(&board);
+        let engine = Engine::new(
+            &name,
+            slab,
+            models,
+            config.settings(),
+            config.inject.clone(),
+            learned,
+            log,
+            move |device, reason| {
+                if let Some(actor) = hung_board.address(device) {
+                    let _ = actor.cast(DeviceMessage::ReplaceWorker { incarnation: None, reason });
+                }
+            },
+        );
 
         let (listener, cluster_listener) = {
             let _api = api.handle().enter();
@@ -158,13 +179,16 @@ impl Node {
         for (number, device) in (0_u32..).zip(&plan.devices) {
             let cpus = if plan.pinned { device.cpus.clone() } else { Vec::new() };
             board.add(&device.name, cpus.clone());
+            let at_once = if cpus.is_empty() { available_cores() } else { cpus.len() };
+            let at_once = u16::try_from(at_once).unwrap_or(u16::MAX);
+            engine.add_device(DeviceId(number), sensorium_scheduler::DeviceKind::Cpu, at_once);
             devices.push(DeviceArgs {
                 device: DeviceId(number),
                 engine: Arc::clone(&engine),
                 board: Arc::clone(&board),
                 program: options.program.clone(),
                 arguments: options.worker_arguments.clone(),
-                setup: worker_setup(&options, &packages, &engine, &device.name, cpus),
+                setup: worker_setup(&options, &packages, &engine, &known, &device.name, cpus),
                 io: api.handle().clone(),
             });
         }
@@ -185,6 +209,7 @@ impl Node {
                 limits,
                 desk: Arc::clone(&desk),
             },
+            scheduler: SchedulerArgs { engine: Arc::clone(&engine), service_times: data.service_times() },
             monitor: MonitorArgs { engine: Arc::clone(&engine), board: Arc::clone(&board) },
             gateway: endpoint(&api, &listener, move |listener| Box::pin(Arc::clone(&gateway).serve(listener))),
             cluster: endpoint(&cluster, &cluster_listener, |listener| Box::pin(peers::serve(listener))),
@@ -205,6 +230,7 @@ impl Node {
             supervisor,
             fatal,
             drain_ms_max: config.drain_ms_max,
+            service_times: data.service_times(),
             _control: control,
             api,
             cluster,
@@ -250,6 +276,7 @@ impl Node {
             std::thread::sleep(Duration::from_millis(2));
         }
         let left = self.engine.in_flight();
+        self.engine.learned().write(&self.service_times);
         // The answers are in the connections' buffers: closing right away would throw them away.
         std::thread::sleep(Duration::from_millis(50));
         // The actors first: to them an endpoint that closes would be a failure to recover from.
@@ -258,6 +285,10 @@ impl Node {
         self.cluster.handle().block_on(self.cluster_listener.close("the node stopped"));
         left
     }
+}
+
+fn available_cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn endpoint(
@@ -335,6 +366,7 @@ fn worker_setup(
     options: &NodeOptions,
     packages: &[ModelPackage],
     engine: &Engine,
+    known: &LearnedTimes,
     device: &str,
     cpus: Vec<u32>,
 ) -> WorkerSetup {
@@ -344,7 +376,10 @@ fn worker_setup(
             .iter()
             .filter(|package| package.manifest.modality == modality)
             .filter(|package| package.manifest.placement.devices.contains(&DeviceKind::Cpu))
-            .map(|package| ModelSetup { name: package.manifest.name.clone(), profile: None })
+            .map(|package| ModelSetup {
+                name: package.manifest.name.clone(),
+                profile: known.profile(device, &package.manifest.name, package.manifest.version),
+            })
             .collect(),
     });
     WorkerSetup {

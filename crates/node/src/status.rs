@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::board::DeviceStatus;
-use crate::engine::EngineSnapshot;
+use crate::engine::{EngineSnapshot, PlanStatus};
 
 /// Everything that `sensorium status` shows.
 #[derive(Clone, Debug, Serialize)]
@@ -19,4 +19,5 @@ pub struct NodeStatus {
     pub alerts: Vec<String>,
     pub devices: Vec<DeviceStatus>,
     pub engine: EngineSnapshot,
+    pub plan: PlanStatus,
 }

@@ -12,6 +12,7 @@ pub mod error;
 pub mod image;
 pub mod npy;
 pub mod nut;
+pub mod pose;
 pub mod sound;
 pub mod tokens;
 

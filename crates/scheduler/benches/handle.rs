@@ -1,7 +1,9 @@
 //! How many events a second one core handles, with a small state: one lane under a steady load, and eight lanes.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sensorium_scheduler::{Command, DeviceId, Event, Job, JobKey, LaneId, ModelKey, ModelPolicy, Scheduler, Settings, Unfinished};
+use sensorium_scheduler::{
+    Command, DeviceId, Event, Job, JobKey, LaneId, ModelKey, ModelPolicy, Scheduler, Settings, Unfinished,
+};
 use sensorium_wire::Modality;
 
 const EVENTS: u64 = 10_000;
@@ -30,7 +32,11 @@ fn steady_load(mut scheduler: Scheduler, held: usize) -> Scheduler {
         let done = if in_flight >= held { running.pop_front() } else { None };
         if let Some((lane, batch, jobs)) = done {
             in_flight -= jobs;
-            let _ = scheduler.handle(now_ns, Event::BatchDone { lane, batch, service_ns: 2_000, unfinished: Unfinished::new() }, &mut out);
+            let _ = scheduler.handle(
+                now_ns,
+                Event::BatchDone { lane, batch, service_ns: 2_000, unfinished: Unfinished::new() },
+                &mut out,
+            );
         } else {
             key += 1;
             in_flight += 1;

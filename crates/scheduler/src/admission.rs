@@ -294,9 +294,8 @@ impl Scheduler {
         entry: &Entry,
     ) -> Option<Candidate> {
         let candidates = lanes.filter_map(|lane| self.candidate(now_ns, lane, job, class, entry));
-        candidates.min_by_key(|candidate| {
-            (self.lane(candidate.lane).share_permille == 0, candidate.completion.expected_ns)
-        })
+        candidates
+            .min_by_key(|candidate| (self.lane(candidate.lane).share_permille == 0, candidate.completion.expected_ns))
     }
 
     /// The lane's offer; `None` when it has no room.

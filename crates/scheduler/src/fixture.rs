@@ -3,7 +3,8 @@
 use sensorium_wire::{Modality, Urgency};
 
 use crate::{
-    BatchId, Command, DeviceId, Event, Handled, Job, JobKey, LaneId, ModelKey, ModelPolicy, Scheduler, Settings, Unfinished,
+    BatchId, Command, DeviceId, Event, Handled, Job, JobKey, LaneId, ModelKey, ModelPolicy, Scheduler, Settings,
+    Unfinished,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -58,7 +59,12 @@ impl Desk {
     }
 
     pub(crate) fn done(&mut self, lane: u32, batch: u64) -> Vec<Command> {
-        self.apply(Event::BatchDone { lane: LaneId(lane), batch: BatchId(batch), service_ns: 10 * MS, unfinished: Unfinished::new() })
+        self.apply(Event::BatchDone {
+            lane: LaneId(lane),
+            batch: BatchId(batch),
+            service_ns: 10 * MS,
+            unfinished: Unfinished::new(),
+        })
     }
 
     pub(crate) fn lose(&mut self, device: u32) -> Vec<Command> {

@@ -26,6 +26,7 @@ mod prediction;
 mod queue;
 mod ranking;
 mod ratios;
+mod replay;
 mod scheduler;
 mod service;
 mod snapshot;
@@ -41,12 +42,11 @@ pub use plan::{
     Amount, DeviceKind, OnCpu, Plan, PlanPolicy, PlanRow, PolicyError, PolicyKind, SHARE_PERMILLE_MAX, Shares,
 };
 pub use ratios::Ratios;
+pub use replay::{LOG_FORMAT, LogEntry, LogHead, Replay, ReplayError, Step};
 pub use scheduler::Scheduler;
 pub use service::{BATCH_WAIT_NS_DEFAULT, JOBS_PER_BATCH_MAX, Learned, ModelPolicy, ProfileError};
 pub use snapshot::{LaneSnapshot, Position, Snapshot};
-pub use types::{
-    BatchId, DeviceId, Job, JobKey, LaneId, ModelKey, PrincipalKey, StreamKey, virtual_deadline_ns,
-};
+pub use types::{BatchId, DeviceId, Job, JobKey, LaneId, ModelKey, PrincipalKey, StreamKey, virtual_deadline_ns};
 
 /// Batches that may be committed to one lane: one that runs and one that waits behind it, so that the worker never
 /// waits for the node, and a change of mind takes effect within a batch.

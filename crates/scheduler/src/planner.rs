@@ -162,7 +162,8 @@ impl Planner {
             }
             PolicyKind::Proportional => {
                 let wanted = self.proportional();
-                let moved = wanted.0.iter().zip(self.proportions.0).any(|(new, old)| new.abs_diff(old) >= 2 * STEP_PERMILLE);
+                let moved =
+                    wanted.0.iter().zip(self.proportions.0).any(|(new, old)| new.abs_diff(old) >= 2 * STEP_PERMILLE);
                 (moved && rested).then(|| self.proportions = wanted)
             }
         }

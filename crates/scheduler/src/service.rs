@@ -352,7 +352,8 @@ mod tests {
 
     #[test]
     fn profiles_that_cannot_be_true_are_named() {
-        let policy = |p50: &[(u16, u64)], p99: &[(u16, u64)]| ModelPolicy::new(4, 0, p50.to_vec(), p99.to_vec()).check();
+        let policy =
+            |p50: &[(u16, u64)], p99: &[(u16, u64)]| ModelPolicy::new(4, 0, p50.to_vec(), p99.to_vec()).check();
         assert_eq!(policy(&[(1, 10), (4, 20)], &[(1, 12)]), Ok(()));
         assert_eq!(policy(&[(1, 0)], &[]), Err(ProfileError::Zero { jobs: 1 }));
         assert_eq!(policy(&[(0, 5)], &[]), Err(ProfileError::NoJobs));

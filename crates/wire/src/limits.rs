@@ -32,3 +32,5 @@ pub const SESSIONS_MAX: u32 = 16;
 pub const RETAINED_ANSWERS_MAX: usize = 16_384;
 /// Payload bytes of answers kept for resubmission, per node.
 pub const RETAINED_BYTES_MAX: usize = 64 << 20;
+/// Longest critical moment that one call may announce, in milliseconds (ten minutes).
+pub const CRITICAL_MOMENT_MS_MAX: u64 = 600_000;

@@ -23,6 +23,16 @@ pub struct ClassScore {
     pub label: ShortName,
 }
 
+/// One point of a body, in pixels of the input image (origin top left) and within it.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Keypoint {
+    pub x: f32,
+    pub y: f32,
+    /// How sure the model is, 0 to 1.
+    pub score: f32,
+    pub label: ShortName,
+}
+
 /// The result of one job, by what the model's `interpret` step makes.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, serde::Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -42,4 +52,6 @@ pub enum ModelResult {
     Transcript { text: String, tokens: u32 },
     /// Probabilities of events in one fusion window, and how intense the moment is (0 to 1).
     Fusion { events: Vec<ClassScore>, intensity: f32 },
+    /// Every point of one body that the model knows, in the order of its labels, however unsure it is.
+    Pose { keypoints: Vec<Keypoint> },
 }

@@ -2,6 +2,8 @@
 
 mod floor;
 mod job;
+mod overload;
+mod sample;
 
 use crate::arguments::{Bench, BenchArguments};
 use crate::error::Outcome;
@@ -10,6 +12,7 @@ use crate::paths::Paths;
 pub(crate) fn run(paths: &Paths, arguments: &BenchArguments) -> Outcome {
     match &arguments.what {
         Bench::Job(arguments) => job::run(paths, arguments),
+        Bench::Overload(arguments) => overload::run(paths, arguments),
         Bench::Floor(arguments) => floor::run(paths, arguments),
     }
 }

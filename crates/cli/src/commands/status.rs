@@ -50,6 +50,7 @@ fn print(status: &Value) {
     );
     let mib = |key: &str| engine[key].as_u64().unwrap_or(0) >> 20;
     println!("payload memory: {} of {} MiB out", mib("slab_bytes_out"), mib("slab_bytes"));
+    super::plan::lines(&status["plan"]).iter().for_each(|line| println!("{line}"));
     let none = Vec::new();
     for alert in status["alerts"].as_array().unwrap_or(&none) {
         println!("ALERT: {}", alert.as_str().unwrap_or("-"));

@@ -114,6 +114,16 @@ impl TensorBuffer {
         Some(&mut values[start..])
     }
 
+    /// Appends values to an `i32` buffer, each rounded to the nearest (halves to even) and clamped to what fits, what is no
+    /// number as 0; `false`, and nothing is appended, for other types.
+    #[must_use]
+    pub fn extend_rounded(&mut self, rounded: &[f32]) -> bool {
+        let Self::I32(values) = self else { return false };
+        #[expect(clippy::cast_possible_truncation, reason = "clamping is what is promised")]
+        values.extend(rounded.iter().map(|value| value.round_ties_even() as i32));
+        true
+    }
+
     /// Drops all but the first `len` elements.
     pub fn truncate(&mut self, len: usize) {
         match self {
@@ -223,6 +233,14 @@ mod tests {
             assert_eq!((buffer.len(), buffer.dtype()), (expected, dtype));
             assert_eq!(buffer.view().bytes(), &bytes[1..]);
         }
+    }
+
+    #[test]
+    fn integers_are_rounded_and_clamped() {
+        let mut buffer = TensorBuffer::I32(vec![9]);
+        assert!(buffer.extend_rounded(&[0.5, 1.5, -0.6, 254.999, f32::INFINITY, f32::NAN]));
+        assert_eq!(buffer, TensorBuffer::I32(vec![9, 0, 2, -1, 255, i32::MAX, 0]));
+        assert!(!TensorBuffer::F32(Vec::new()).extend_rounded(&[1.0]));
     }
 
     #[test]

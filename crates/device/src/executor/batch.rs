@@ -49,6 +49,7 @@ impl Executor for BatchExecutor {
         self.failures.resize(count, None);
         for (index, job) in jobs[..count].iter().enumerate() {
             outputs[index].times = StageTimes::default();
+            outputs[index].unfinished = false;
             if let Err(rejection) = self.rows_of(index, job, outputs, on_stage) {
                 self.failures[index] = Some(rejection);
             }

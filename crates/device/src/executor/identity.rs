@@ -30,6 +30,7 @@ impl Executor for IdentityExecutor {
             let inferred = Instant::now();
             on_stage(Stage::Interpret);
             let prepare_ns = u64::try_from((prepared - start).as_nanos()).unwrap_or(u64::MAX);
+            output.unfinished = false;
             output.times = StageTimes { prepare_ns, infer_ns, interpret_ns: elapsed_ns(inferred) };
         }
     }

@@ -10,8 +10,10 @@ use super::{JobAnswer, write, write_result};
 use crate::backend::Tensor;
 
 mod detections;
+mod pose;
 
 pub(super) use detections::DetectionsInterpretation;
+pub(super) use pose::PoseInterpretation;
 
 /// Makes results of output rows. Rows of one job come in order, rows of different jobs one job after the other.
 pub(super) trait Interpretation: Send {

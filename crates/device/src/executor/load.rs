@@ -12,7 +12,8 @@ use thiserror::Error;
 use super::batch::{BatchExecutor, Chunk};
 use super::identity::IdentityExecutor;
 use super::interpretation::{
-    ClassesInterpretation, DetectionsInterpretation, FusionInterpretation, Interpretation, TensorInterpretation,
+    ClassesInterpretation, DetectionsInterpretation, FusionInterpretation, Interpretation, PoseInterpretation,
+    TensorInterpretation,
 };
 use super::speech::SpeechExecutor;
 use super::transcript::TranscriptExecutor;
@@ -67,6 +68,7 @@ pub fn load(package: &ModelPackage, backend: &dyn Backend) -> Result<Box<dyn Exe
         | Interpret::DetectionRows { .. }
         | Interpret::Classes { .. }
         | Interpret::Fusion { .. }
+        | Interpret::Pose {}
         | Interpret::Tensor {} => {
             let network = network(package, backend, FileRole::Network)?;
             let interpretation = interpretation(package)?;
@@ -123,6 +125,7 @@ fn interpretation(package: &ModelPackage) -> Result<Box<dyn Interpretation>, Loa
             }
             Ok(Box::new(FusionInterpretation::new(events)))
         }
+        Interpret::Pose {} => Ok(Box::new(PoseInterpretation::new(manifest, &package.labels()?).map_err(unfit)?)),
         Interpret::Tensor {} => Ok(Box::<TensorInterpretation>::default()),
         other => Err(unfit(format!("interpret step {} does not work on rows", other.name()))),
     }

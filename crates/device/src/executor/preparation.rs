@@ -170,7 +170,10 @@ pub(super) fn of(step: &Prepare, name: &str, dtype: Dtype, shape: &[Dim]) -> Res
         other => Err(format!("prepare step {} makes f32, input {name} is {}", step.name(), other.name())),
     };
     match step {
-        Prepare::Image { .. } => only_f32(Box::new(ImagePreparation::new(step)?)),
+        Prepare::Image { .. } => match dtype {
+            Dtype::F32 | Dtype::I32 => Ok(Box::new(ImagePreparation::new(step)?)),
+            other => Err(format!("prepare step image makes f32 or i32, input {name} is {}", other.name())),
+        },
         Prepare::Windows { sample_rate_hz, window_samples, hop_samples, context_samples } => only_f32(Box::new(
             WindowsPreparation::new(*sample_rate_hz, *window_samples, *hop_samples, *context_samples),
         )),

@@ -8,7 +8,7 @@ use sensorium_models::profile::{BatchProfile, Quantiles, ServiceProfile};
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
 
-use super::{Executor, JobInput, JobOutput};
+use super::{Executor, JobInput, JobOutput, Slice};
 
 /// Batches that run before anything is measured.
 const WARM_UP_RUNS: u32 = 3;
@@ -135,6 +135,8 @@ impl Payload {
             sample_rate_hz: self.sample_rate_hz,
             state: &[],
             bytes: &self.bytes,
+            // Whole jobs are measured: their slices follow from the model's slice length.
+            slice: Slice::default(),
         }
     }
 }

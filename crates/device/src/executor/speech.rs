@@ -182,6 +182,7 @@ impl Executor for SpeechExecutor {
     fn run(&mut self, jobs: &[JobInput<'_>], outputs: &mut [JobOutput<'_>], on_stage: &dyn Fn(Stage)) {
         for (job, output) in jobs.iter().zip(outputs) {
             output.times = StageTimes::default();
+            output.unfinished = false;
             output.answer = self.run_one(job, output.bytes, &mut output.times, on_stage);
         }
     }

@@ -1,7 +1,8 @@
 //! Speech to text: an encoder, then a decoder with a key-value cache, greedily, token by token.
 //!
 //! One utterance at a time. How long it takes follows from the number of tokens, which is bounded by the length of the
-//! sound.
+//! sound. An utterance can be left after any step, the encoder's or one of the decoder's, and taken up again; what it has
+//! come to meanwhile is kept here. Whose turn it is, is not decided here.
 
 use std::time::Instant;
 
@@ -13,7 +14,8 @@ use sensorium_wire::rejection::{Reason, Rejection};
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::tensor::Dtype;
 
-use super::{Executor, JobAnswer, JobInput, JobOutput, StageTimes, elapsed_ns, sound, work, write_result};
+use super::suspended::Suspended;
+use super::{Executor, JobAnswer, JobInput, JobOutput, Slice, StageTimes, elapsed_ns, sound, work, write_result};
 use crate::backend::{NamedTensor, Network, Tensor, TensorBuffer, TensorData};
 
 /// Runs utterances one after the other.
@@ -27,6 +29,19 @@ pub(super) struct TranscriptExecutor {
     seconds_max: u32,
     /// One name in and one out for each part of the cache.
     cache: Vec<CacheEntry>,
+    suspended: Suspended<Utterance>,
+}
+
+/// What an utterance has come to after the encoder and some steps of the decoder. 30 seconds of sound are some 20 MB with
+/// the project's own model, most of it keys and values of the encoder's output.
+struct Utterance {
+    /// The encoder's output.
+    hidden: Tensor,
+    /// The decoder's cache.
+    past: Vec<Tensor>,
+    tokens: Vec<u32>,
+    tokens_max: usize,
+    ended: bool,
 }
 
 struct Names {
@@ -99,7 +114,17 @@ impl TranscriptExecutor {
         let cache = cache_entries(decoder.as_ref(), layers, heads, head_size)?;
         let empty = [1, heads as usize, 0, head_size as usize];
         let decoding = Decoding { start_token, end_token, tokens_per_second_max, tokens_min, empty };
-        Ok(Self { encoder, decoder, tokenizer, names, decoding, sample_rate_hz, seconds_max, cache })
+        Ok(Self {
+            encoder,
+            decoder,
+            tokenizer,
+            names,
+            decoding,
+            sample_rate_hz,
+            seconds_max,
+            cache,
+            suspended: Suspended::default(),
+        })
     }
 
     fn prepare(&self, job: &JobInput<'_>) -> Result<Vec<f32>, Rejection> {
@@ -130,23 +155,46 @@ impl TranscriptExecutor {
         by_length.max(self.decoding.tokens_min as usize)
     }
 
-    fn infer(&mut self, samples: &[f32]) -> Result<Vec<u32>, Rejection> {
+    /// An utterance before its first token.
+    fn encode(&mut self, samples: &[f32]) -> Result<Utterance, Rejection> {
         let sound = NamedTensor { name: &self.names.sound, dims: &[1, samples.len()], data: TensorData::F32(samples) };
         let hidden = self.encoder.run(&[sound], &[&self.names.encoded]).map_err(failed)?.pop();
         let hidden = hidden.ok_or_else(|| failed("the encoder gave nothing"))?;
         let empty =
             || Tensor { name: String::new(), dims: self.decoding.empty.to_vec(), data: TensorBuffer::F32(Vec::new()) };
-        let mut past: Vec<Tensor> = self.cache.iter().map(|_| empty()).collect();
-        let mut token = self.decoding.start_token;
-        let mut tokens = Vec::new();
-        for step in 0..self.tokens_max(samples.len()) {
-            token = self.step(step == 0, token, &hidden, &mut past)?;
-            if token == self.decoding.end_token {
-                break;
+        let past = self.cache.iter().map(|_| empty()).collect();
+        let tokens_max = self.tokens_max(samples.len());
+        Ok(Utterance { hidden, past, tokens: Vec::new(), tokens_max, ended: false })
+    }
+
+    /// Goes on with `resumed`, or starts with `samples`, until the utterance has ended or, after at least one step, `spent`
+    /// says so.
+    fn infer(
+        &mut self,
+        resumed: Option<Utterance>,
+        samples: &[f32],
+        spent: impl Fn() -> bool,
+    ) -> Result<Utterance, Rejection> {
+        let mut advanced = resumed.is_none();
+        let mut utterance = match resumed {
+            Some(utterance) => utterance,
+            None => self.encode(samples)?,
+        };
+        loop {
+            if utterance.ended || (advanced && spent()) {
+                return Ok(utterance);
             }
-            tokens.push(token);
+            let first = utterance.tokens.is_empty();
+            let token = utterance.tokens.last().copied().unwrap_or(self.decoding.start_token);
+            let token = self.step(first, token, &utterance.hidden, &mut utterance.past)?;
+            if token == self.decoding.end_token {
+                utterance.ended = true;
+            } else {
+                utterance.tokens.push(token);
+                utterance.ended = utterance.tokens.len() >= utterance.tokens_max;
+            }
+            advanced = true;
         }
-        Ok(tokens)
     }
 
     /// One step of the decoder: the most probable next token. Renews what it has to of the cache.
@@ -169,30 +217,44 @@ impl TranscriptExecutor {
         most_probable(&logits)
     }
 
+    /// Runs one slice of a job; `None` when it wants another.
     fn run_one(
         &mut self,
         job: &JobInput<'_>,
         output: &mut [u8],
         times: &mut StageTimes,
         on_stage: &dyn Fn(Stage),
-    ) -> Result<JobAnswer, Rejection> {
+    ) -> Result<Option<JobAnswer>, Rejection> {
         let start = Instant::now();
-        on_stage(Stage::Prepare);
-        let samples = self.prepare(job);
-        times.prepare_ns = elapsed_ns(start);
-        let samples = samples?;
+        let Slice { run, continues, budget_ns } = job.slice;
+        let resumed = if continues == 0 { None } else { self.suspended.take(continues) };
+        let starts_over = continues != 0 && resumed.is_none();
+        let bounded = budget_ns != 0 && run != 0 && !starts_over;
+        let spent = move || bounded && elapsed_ns(start) >= budget_ns;
+
+        let mut samples = Vec::new();
+        if resumed.is_none() {
+            on_stage(Stage::Prepare);
+            let prepared = self.prepare(job);
+            times.prepare_ns = elapsed_ns(start);
+            samples = prepared?;
+        }
         let start = Instant::now();
         on_stage(Stage::Infer);
-        let tokens = self.infer(&samples);
+        let utterance = self.infer(resumed, &samples, spent);
         times.infer_ns = elapsed_ns(start);
-        let tokens = tokens?;
+        let utterance = utterance?;
+        if !utterance.ended {
+            self.suspended.put(run, utterance);
+            return Ok(None);
+        }
         let start = Instant::now();
         on_stage(Stage::Interpret);
-        let text = self.tokenizer.decode(&tokens);
-        let count = work(tokens.len());
+        let text = self.tokenizer.decode(&utterance.tokens);
+        let count = work(utterance.tokens.len());
         let answer = write_result(&ModelResult::Transcript { text, tokens: count }, output, count);
         times.interpret_ns = elapsed_ns(start);
-        answer
+        answer.map(Some)
     }
 }
 
@@ -200,7 +262,9 @@ impl Executor for TranscriptExecutor {
     fn run(&mut self, jobs: &[JobInput<'_>], outputs: &mut [JobOutput<'_>], on_stage: &dyn Fn(Stage)) {
         for (job, output) in jobs.iter().zip(outputs) {
             output.times = StageTimes::default();
-            output.answer = self.run_one(job, output.bytes, &mut output.times, on_stage);
+            let answer = self.run_one(job, output.bytes, &mut output.times, on_stage);
+            output.unfinished = matches!(answer, Ok(None));
+            output.answer = answer.map(Option::unwrap_or_default);
         }
     }
 }

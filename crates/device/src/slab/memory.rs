@@ -106,7 +106,7 @@ impl SharedMemory {
     ///
     /// # Safety
     /// The caller must be the only one that uses these bytes: a worker may do so with the output slot that the node
-    /// assigned to the attempt it is running, once per attempt.
+    /// assigned to the run it is at, once per run. Runs of one job, its slices among them, follow each other.
     #[expect(
         clippy::mut_from_ref,
         reason = "the memory is shared between processes; exclusivity is the caller's promise"

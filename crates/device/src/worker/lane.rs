@@ -14,7 +14,7 @@ use sensorium_wire::{BodyKind, Dtype, Reason, limits};
 
 use crate::backend::Backend;
 use crate::clock::now_ns;
-use crate::executor::{self, Executor, JobInput, JobOutput};
+use crate::executor::{self, Executor, JobInput, JobOutput, Slice};
 use crate::protocol::{
     AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, ModelSetup,
     PACKET_BYTES_MAX, put_packet, read_packet,
@@ -26,6 +26,7 @@ use crate::slab::SharedMemory;
 static MEASURING: Mutex<()> = Mutex::new(());
 /// Runs that warm a model whose times are known.
 const WARM_UP_RUNS: u32 = 1;
+const NANOSECONDS_PER_MICROSECOND: u64 = 1000;
 
 pub(super) struct Lane {
     models: Vec<Model>,
@@ -134,7 +135,8 @@ fn run_batch(
             }
         }
         inputs.push(input(memory, job).ok_or_else(|| format!("run {}: its input is out of bounds", job.run))?);
-        // SAFETY: the node assigned this slot to this run alone, and runs are never sent twice to one worker.
+        // SAFETY: the node assigned this slot to this job alone, and no two runs of a job are under way at once: a slice is
+        // sent after the one before was answered, and runs are never sent twice to one worker.
         let bytes = unsafe { memory.write_access(job.output_offset, job.output_bytes_max) }
             .ok_or_else(|| format!("run {}: its output is out of bounds", job.run))?;
         outputs.push(JobOutput::new(bytes));
@@ -154,6 +156,11 @@ fn input<'a>(memory: &'a SharedMemory, job: &'a JobEntry) -> Option<JobInput<'a>
         sample_rate_hz: job.sample_rate_hz,
         state,
         bytes,
+        slice: Slice {
+            run: job.run,
+            continues: job.continues,
+            budget_ns: u64::from(job.slice_us) * NANOSECONDS_PER_MICROSECOND,
+        },
     })
 }
 
@@ -164,6 +171,7 @@ fn entry(job: &JobEntry, output: &mut JobOutput<'_>) -> AnswerEntry {
         prepare_ns: times.prepare_ns,
         infer_ns: times.infer_ns,
         interpret_ns: times.interpret_ns,
+        unfinished: u8::from(output.unfinished),
         ..AnswerEntry::default()
     };
     match &output.answer {
@@ -195,4 +203,81 @@ fn starts_with(memory: &SharedMemory, job: &JobEntry, prefix: Option<&str>) -> b
             bytes.get(job.state_bytes as usize..).is_some_and(|b| b.starts_with(prefix.as_bytes()))
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    use sensorium_wire::submit::Modality;
+
+    use super::*;
+    use crate::executor::JobAnswer;
+
+    /// Leaves every job once and answers its continuation with the payload; says what slices it was given.
+    struct OnceLeft {
+        slices: mpsc::Sender<Slice>,
+    }
+
+    impl Executor for OnceLeft {
+        fn run(&mut self, jobs: &[JobInput<'_>], outputs: &mut [JobOutput<'_>], _: &dyn Fn(Stage)) {
+            for (job, output) in jobs.iter().zip(outputs) {
+                self.slices.send(job.slice).unwrap();
+                output.times.infer_ns = 7;
+                output.unfinished = job.slice.continues == 0;
+                output.answer = Ok(JobAnswer::default());
+                if !output.unfinished {
+                    output.bytes[..job.bytes.len()].copy_from_slice(job.bytes);
+                    let bytes = job.bytes.len();
+                    output.answer = Ok(JobAnswer { body: BodyKind::Result, bytes, ..JobAnswer::default() });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn slices_reach_the_executor_and_unfinished_jobs_are_said_to_be() {
+        let memory = SharedMemory::create(8192).unwrap();
+        assert!(memory.write(0, b"sound"));
+        let (slices, seen) = mpsc::channel();
+        let mut lane = Lane {
+            models: vec![Model { executor: Some(Box::new(OnceLeft { slices })) }],
+            report: LaneReport { modality: Modality::Audio, models: Vec::new() },
+        };
+        let (node, worker) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+        let job = JobEntry { input_bytes: 5, output_offset: 4096, output_bytes_max: 4096, ..Default::default() };
+        let first = JobEntry { run: 3, slice_us: 40_000, ..job };
+        let second = JobEntry { run: 5, continues: 3, slice_us: 0, ..job };
+        let answers = thread::scope(|scope| {
+            let lane = scope.spawn(|| {
+                // The socket ends with this thread, or a lane that failed would leave the other side waiting.
+                let worker = worker;
+                lane.run(&worker, &memory, &Injection::default())
+            });
+            let mut answers = Vec::new();
+            let mut packet = Vec::new();
+            for entry in [first, second] {
+                put_packet(&mut packet, &BatchHead { batch: entry.run, jobs: 1, ..Default::default() }, [entry]);
+                rustix::net::send(&node, &packet, SendFlags::empty()).unwrap();
+                let mut answer = vec![0; PACKET_BYTES_MAX];
+                let (bytes, _) = rustix::net::recv(&node, &mut answer[..], RecvFlags::empty()).unwrap();
+                let read = read_packet::<AnswerHead, AnswerEntry>(&answer[..bytes], |head| head.jobs);
+                answers.extend(read.unwrap().1);
+            }
+            drop(node);
+            lane.join().unwrap().unwrap();
+            answers
+        });
+        let seen: Vec<_> = seen.iter().take(2).collect();
+        let expected =
+            [Slice { run: 3, continues: 0, budget_ns: 40_000_000 }, Slice { run: 5, continues: 3, budget_ns: 0 }];
+        assert_eq!(seen, expected);
+        let brief =
+            |entry: &AnswerEntry| (entry.run, entry.unfinished, entry.reason, entry.output_bytes, entry.infer_ns);
+        assert_eq!(answers.iter().map(brief).collect::<Vec<_>>(), [(3, 1, 0, 0, 7), (5, 0, 0, 5, 7)]);
+        assert_eq!(memory.read(4096, 5), Some(&b"sound"[..]));
+    }
 }

@@ -1,6 +1,6 @@
 //! Jobs and their answers without a worker.
 
-use sensorium_device::executor::{Executor, JobAnswer, JobInput, JobOutput, StageTimes};
+use sensorium_device::executor::{Executor, JobAnswer, JobInput, JobOutput, Slice, StageTimes};
 use sensorium_wire::BodyKind;
 use sensorium_wire::codec;
 use sensorium_wire::receipt::Stage;
@@ -56,7 +56,7 @@ impl Job {
         Self { sample_rate_hz: 16_000, ..Self::of(PayloadKind::Pcm, Dtype::I16, &dims, bytes) }
     }
 
-    fn input(&self) -> JobInput<'_> {
+    fn input(&self, slice: Slice) -> JobInput<'_> {
         JobInput {
             payload: self.payload,
             dtype: self.dtype,
@@ -65,6 +65,7 @@ impl Job {
             sample_rate_hz: self.sample_rate_hz,
             state: &self.state,
             bytes: &self.bytes,
+            slice,
         }
     }
 }
@@ -74,6 +75,7 @@ impl Job {
 pub(crate) struct Ran {
     pub(crate) answer: Result<JobAnswer, Rejection>,
     pub(crate) times: StageTimes,
+    pub(crate) unfinished: bool,
     body: Vec<u8>,
 }
 
@@ -109,12 +111,22 @@ pub(crate) fn run_with(executor: &mut dyn Executor, jobs: &[Job], room: usize) -
 
 /// The same, calling `on_stage` in each stage.
 pub(crate) fn run_staged(executor: &mut dyn Executor, jobs: &[Job], room: usize, on_stage: &dyn Fn(Stage)) -> Vec<Ran> {
-    let inputs: Vec<_> = jobs.iter().map(Job::input).collect();
-    let mut rooms = vec![vec![0xaa; room]; jobs.len()];
+    let inputs: Vec<_> = jobs.iter().map(|job| job.input(Slice::default())).collect();
+    run_inputs(executor, &inputs, room, on_stage)
+}
+
+/// Runs one job for one slice.
+pub(crate) fn run_slice(executor: &mut dyn Executor, job: &Job, slice: Slice) -> Ran {
+    run_inputs(executor, &[job.input(slice)], 64 << 10, &|_| ()).pop().unwrap()
+}
+
+fn run_inputs(executor: &mut dyn Executor, inputs: &[JobInput<'_>], room: usize, on_stage: &dyn Fn(Stage)) -> Vec<Ran> {
+    let mut rooms = vec![vec![0xaa; room]; inputs.len()];
     let mut outputs: Vec<_> = rooms.iter_mut().map(|bytes| JobOutput::new(bytes)).collect();
-    executor.run(&inputs, &mut outputs, on_stage);
-    let done: Vec<_> = outputs.into_iter().map(|output| (output.answer, output.times)).collect();
-    done.into_iter().zip(rooms).map(|((answer, times), body)| Ran { answer, times, body }).collect()
+    executor.run(inputs, &mut outputs, on_stage);
+    let done: Vec<_> = outputs.into_iter().map(|output| (output.answer, output.times, output.unfinished)).collect();
+    let ran = |((answer, times, unfinished), body)| Ran { answer, times, unfinished, body };
+    done.into_iter().zip(rooms).map(ran).collect()
 }
 
 pub(crate) fn run(executor: &mut dyn Executor, jobs: &[Job]) -> Vec<Ran> {

@@ -17,7 +17,7 @@ use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
 use tempfile::TempDir;
 
-use crate::cache::{cpu, package};
+use crate::cache::{cached, cpu, package};
 use crate::harness::{Job, run, run_one, run_staged, run_with};
 use crate::onnx;
 
@@ -150,9 +150,25 @@ fn what_does_not_fit_together_is_not_loaded() {
 }
 
 #[test]
+fn a_pose_needs_a_label_for_every_point() {
+    let original = package("movenet").folder;
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("movenet");
+    fs::create_dir(&folder).unwrap();
+    let labels = fs::read_to_string(original.join("coco17.txt")).unwrap().replace("right ankle\n", "");
+    fs::write(folder.join("coco17.txt"), labels).unwrap();
+    let [before, after] = [&original, &folder].map(|folder| sha256(&folder.join("coco17.txt")));
+    let manifest = fs::read_to_string(original.join("model.toml")).unwrap().replace(&before, &after);
+    fs::write(folder.join("model.toml"), manifest).unwrap();
+    let package = ModelPackage::open(&folder, &cached("models")).unwrap();
+    let message = load(&package, &cpu()).err().expect("it should not load").to_string();
+    assert!(message.contains("[N,1,16,3]") && message.contains("16 labels"), "{message}");
+}
+
+#[test]
 fn every_model_of_the_project_loads_and_is_measured() {
     let backend = cpu();
-    for model in ["identity", "fusion", "silero-vad", "yamnet", "nanodet", "centernet", "moonshine"] {
+    for model in ["identity", "fusion", "silero-vad", "yamnet", "nanodet", "centernet", "movenet", "moonshine"] {
         let package = package(model);
         let start = std::time::Instant::now();
         drop(load(&package, &backend).unwrap_or_else(|error| panic!("{error}")));

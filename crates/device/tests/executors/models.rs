@@ -92,6 +92,42 @@ fn centernet(backend: &dyn Backend) {
     }
 }
 
+/// A person who walks towards the camera, as a detector would cut it out, and the whole street.
+fn movenet(backend: &dyn Backend) {
+    let mut executor = loaded(backend, "movenet");
+    let pixels = frame("vtest.avi", 200, VTEST.0, VTEST.1);
+    let rows = pixels.chunks_exact(VTEST.1 * 3).skip(251).take(132);
+    let person = Job::frame(132, 132, rows.flat_map(|row| &row[567 * 3..699 * 3]).copied().collect());
+    let alone = run_one(executor.as_mut(), &person).result();
+    let ModelResult::Pose { keypoints } = &alone else { panic!("{alone:?}") };
+    assert_eq!(keypoints.len(), 17);
+    let point = |label: &str| keypoints.iter().find(|point| point.label.as_str() == label).unwrap();
+    for (above, below) in [("nose", "left shoulder"), ("left shoulder", "left hip"), ("left hip", "left ankle")] {
+        assert!(point(above).y < point(below).y, "{above} is above {below}: {keypoints:?}");
+        assert!(point(above).score > 0.5 && point(below).score > 0.5, "{keypoints:?}");
+    }
+    // The body is alike in a higher and in a wider picture: what is left over is to the right or below.
+    for (height, width) in [(164, 132), (132, 164)] {
+        let mut padded = vec![0; height * width * 3];
+        for (row, target) in person.bytes.chunks_exact(132 * 3).zip(padded.chunks_exact_mut(width * 3)) {
+            target[..132 * 3].copy_from_slice(row);
+        }
+        let [height, width] = [height, width].map(|side| u32::try_from(side).unwrap());
+        let result = run_one(executor.as_mut(), &Job::frame(height, width, padded)).result();
+        let ModelResult::Pose { keypoints: found } = &result else { panic!("{result:?}") };
+        for (found, wanted) in found.iter().zip(keypoints).filter(|(_, wanted)| wanted.score > 0.6) {
+            assert!((found.x - wanted.x).abs() < 8.0 && (found.y - wanted.y).abs() < 8.0, "{found:?} {wanted:?}");
+        }
+    }
+    // One job at a time, whatever comes together; a bad one fails alone.
+    let photo = jpeg("vtest.avi", 0);
+    let answers = run(executor.as_mut(), &[person.clone(), Job::image(photo[..99].to_vec()), street(0), person]);
+    answers[1].refused(Reason::InvalidPayload, "");
+    assert_eq!((answers[0].result(), answers[3].result()), (alone.clone(), alone));
+    let ModelResult::Pose { keypoints } = answers[2].result() else { panic!("{:?}", answers[2]) };
+    assert!(keypoints.iter().all(|point| (0.0..=768.0).contains(&point.x) && (0.0..=576.0).contains(&point.y)));
+}
+
 fn spoken_wav() -> Job {
     Job::wav(spoken("0880").wav)
 }
@@ -251,6 +287,11 @@ fn nanodet_on_the_processor() {
 #[test]
 fn centernet_on_the_processor() {
     centernet(&cpu());
+}
+
+#[test]
+fn movenet_on_the_processor() {
+    movenet(&cpu());
 }
 
 #[test]

@@ -100,6 +100,45 @@ fn same_boxes(backend: &dyn Backend, model: &str) {
     assert!(compared > 20, "only {compared} boxes were compared");
 }
 
+/// How far a key point may be off, as a share of the picture's longer side.
+const PLACE: f64 = 0.01;
+
+/// Every key point that is clearly seen is at the same place and as sure.
+fn same_points(backend: &dyn Backend) {
+    let reference = reference("movenet");
+    let mut executor = loaded(backend, "movenet");
+    let mut compared = 0;
+    for entry in items(&reference, "persons") {
+        let [width, height] = ["width", "height"].map(|side| whole(&entry[side]));
+        let video = entry["file"].as_str().unwrap().strip_prefix("media/").unwrap();
+        let pixels = frame(video, whole(&entry["frame"]), height as usize, width as usize);
+        let part: Vec<u32> = items(entry, "part").iter().map(whole).collect();
+        let [x, y, part_width, part_height] = part[..] else { panic!("{part:?}") };
+        let rows = pixels.chunks_exact(width as usize * 3).skip(y as usize).take(part_height as usize);
+        let part = rows.flat_map(|row| &row[x as usize * 3..(x + part_width) as usize * 3]).copied().collect();
+        let job = Job::frame(part_height, part_width, part);
+        let ModelResult::Pose { keypoints } = run_one(executor.as_mut(), &job).result() else { panic!("not a pose") };
+        let expected = items(entry, "keypoints");
+        assert_eq!(keypoints.len(), expected.len());
+        let side = f64::from(part_width.max(part_height));
+        for (found, wanted) in keypoints.iter().zip(expected) {
+            assert_eq!(found.label.as_str(), wanted["label"].as_str().unwrap());
+            assert!((f64::from(found.score) - number(&wanted["score"])).abs() <= SCORE, "{video}: {found:?}, {wanted}");
+            if number(&wanted["score"]) < 0.3 {
+                continue;
+            }
+            // The reference does not clip.
+            let off = |found: f32, wanted: &Value, end: u32| {
+                (f64::from(found) - number(wanted).clamp(0.0, f64::from(end))).abs() / side
+            };
+            let off = off(found.x, &wanted["x"], part_width).max(off(found.y, &wanted["y"], part_height));
+            assert!(off <= PLACE, "{video}: {found:?}, expected {wanted}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 60, "only {compared} points were compared");
+}
+
 fn same_classes(backend: &dyn Backend) {
     let reference = reference("yamnet");
     let score_min = 0.05;
@@ -177,6 +216,7 @@ fn same_events(backend: &dyn Backend) {
 fn contract(backend: &dyn Backend) {
     same_boxes(backend, "nanodet");
     same_boxes(backend, "centernet");
+    same_points(backend);
     same_classes(backend);
     same_voice(backend);
     same_words(backend);

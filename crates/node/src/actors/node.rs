@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::devices::{DeviceSupervisor, DeviceSupervisorArgs};
 use super::endpoint::{EndpointActor, EndpointArgs};
 use super::monitor::{MonitorActor, MonitorArgs};
-use super::scheduler::SchedulerActor;
+use super::scheduler::{SchedulerActor, SchedulerArgs};
 use super::sessions::{SessionSupervisor, SessionSupervisorArgs};
 use crate::engine::Engine;
 use crate::restart::{History, Part, Verdict};
@@ -28,6 +28,7 @@ pub struct NodeArgs {
     pub engine: Arc<Engine>,
     pub devices: DeviceSupervisorArgs,
     pub sessions: SessionSupervisorArgs,
+    pub scheduler: SchedulerArgs,
     pub monitor: MonitorArgs,
     pub gateway: EndpointArgs,
     pub cluster: EndpointArgs,
@@ -51,7 +52,7 @@ impl NodeState {
         let args = self.args.clone();
         let id = match part {
             Part::DeviceSupervisor => Actor::spawn_linked(None, DeviceSupervisor, args.devices, me).await?.0.get_id(),
-            Part::Scheduler => Actor::spawn_linked(None, SchedulerActor, args.engine, me).await?.0.get_id(),
+            Part::Scheduler => Actor::spawn_linked(None, SchedulerActor, args.scheduler, me).await?.0.get_id(),
             Part::SessionSupervisor => {
                 Actor::spawn_linked(None, SessionSupervisor, args.sessions, me).await?.0.get_id()
             }

@@ -1,8 +1,9 @@
 //! The scheduler actor: gives the pure scheduler its sense of time.
 //!
-//! Arrivals and finished batches reach the scheduler on the threads where they happen; what needs a clock of its own
+//! It also writes what was learned to disk now and then. Arrivals and finished batches reach the scheduler on the threads where they happen; what needs a clock of its own
 //! (expiry of queued jobs, workers that hang) is driven from here.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,36 +14,52 @@ use crate::engine::Engine;
 /// How often it ticks, in milliseconds: how late an expiry may be noticed.
 const TICK_MS: u64 = 2;
 
+/// How often what was learned is written to disk, in milliseconds: how much a killed node forgets.
+const KEEP_MS: u64 = 10_000;
+
 /// See the module.
 pub struct SchedulerActor;
 
-/// From its own timer.
+#[derive(Clone)]
+pub struct SchedulerArgs {
+    pub engine: Arc<Engine>,
+    /// File for what was learned.
+    pub service_times: PathBuf,
+}
+
+/// From its own timers.
 pub enum SchedulerMessage {
     Tick,
+    KeepLearned,
 }
 
 impl Actor for SchedulerActor {
     type Msg = SchedulerMessage;
-    type State = Arc<Engine>;
-    type Arguments = Arc<Engine>;
+    type State = SchedulerArgs;
+    type Arguments = SchedulerArgs;
 
     async fn pre_start(
         &self,
         me: ActorRef<SchedulerMessage>,
-        engine: Arc<Engine>,
-    ) -> Result<Arc<Engine>, ActorProcessingErr> {
+        args: SchedulerArgs,
+    ) -> Result<SchedulerArgs, ActorProcessingErr> {
         me.send_interval(Duration::from_millis(TICK_MS), || SchedulerMessage::Tick);
-        Ok(engine)
+        me.send_interval(Duration::from_millis(KEEP_MS), || SchedulerMessage::KeepLearned);
+        Ok(args)
     }
 
     async fn handle(
         &self,
         _me: ActorRef<SchedulerMessage>,
         message: SchedulerMessage,
-        engine: &mut Arc<Engine>,
+        args: &mut SchedulerArgs,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SchedulerMessage::Tick => engine.tick(),
+            SchedulerMessage::Tick => args.engine.tick(),
+            SchedulerMessage::KeepLearned => {
+                let (learned, path) = (args.engine.learned(), args.service_times.clone());
+                tokio::task::spawn_blocking(move || learned.write(&path));
+            }
         }
         Ok(())
     }

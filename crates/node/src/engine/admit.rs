@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use sensorium_device::clock::now_ns;
 use sensorium_device::slab::{SlabError, Slot};
-use sensorium_scheduler::{Event, Job, JobKey, ModelKey};
+use sensorium_scheduler::{Event, Job, JobKey, ModelKey, PrincipalKey, Refusal, StreamKey};
 use sensorium_wire::receipt::Stage;
+use sensorium_wire::submit::PayloadKind;
 use sensorium_wire::{JobId, Outcome, Reason, Rejection, Role, SubmitHeader, Urgency};
 
 use super::answer::{Delivered, Reply};
@@ -37,10 +38,39 @@ pub struct Admitted {
     pub input: Slot,
     pub(super) output: Slot,
     pub(super) caller: CallerId,
-    pub(super) model: ModelKey,
     pub(super) input_bytes: u64,
-    pub(super) deadline_ns: u64,
+    /// As the scheduler will hear of it, but for its number.
+    pub(super) job: Job,
     pub(super) times: Times,
+}
+
+/// The number of jobs that are only asked about; no record ever has it.
+const NO_RECORD: JobKey = JobKey(u64::MAX);
+
+/// The job as the scheduler sees it.
+fn scheduled(caller: CallerId, header: &SubmitHeader, payload_bytes: u64, model: ModelKey, deadline_ns: u64) -> Job {
+    let dims = header.dims().iter().map(|dim| u64::from(*dim));
+    let work = match header.payload {
+        PayloadKind::RawFrame => dims.product(),
+        PayloadKind::Pcm => dims.take(1).product(),
+        PayloadKind::Tensor | PayloadKind::EncodedImage | PayloadKind::EncodedAudio => payload_bytes,
+    };
+    Job {
+        urgency: header.urgency,
+        payload_bytes,
+        work,
+        stream: (header.stream != 0).then(|| stream_key(caller, header)),
+        principal: PrincipalKey(caller),
+        ..Job::new(NO_RECORD, model, deadline_ns)
+    }
+}
+
+/// Streams of different principals and sessions are different streams.
+fn stream_key(caller: CallerId, header: &SubmitHeader) -> StreamKey {
+    // FNV-1a over the three numbers; two streams that share a key by chance only wait for each other now and then.
+    let numbers = [u64::from(caller), header.session, header.stream];
+    let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
+    StreamKey(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
 }
 
 impl Engine {
@@ -76,10 +106,8 @@ impl Engine {
         }
         let budget_ns = header.budget_us.saturating_mul(1000);
         let deadline_ns = header_ns.saturating_add(budget_ns);
-        let probe =
-            Job { key: JobKey(u64::MAX), model: model.key, deadline_ns, urgency: header.urgency, payload_bytes };
-        let refusal = self.core.lock().scheduler.refusal(header_ns, &probe);
-        if let Some((reason, retry_after_us)) = refusal {
+        let job = scheduled(caller.id, header, payload_bytes, model.key, deadline_ns);
+        if let Some(Refusal { reason, retry_after_us, .. }) = self.refuse_early(header_ns, &job) {
             return Err(Rejection::new(reason, explain(reason, name, header.budget_us)).retry_after_us(retry_after_us));
         }
         let output_bytes = match model.output_bytes_max {
@@ -94,11 +122,19 @@ impl Engine {
             input,
             output,
             caller: caller.id,
-            model: model.key,
             input_bytes: payload_bytes,
-            deadline_ns,
+            job,
             times: Times { header_ns, admitted_ns: now_ns(), ..Times::default() },
         })
+    }
+
+    /// Asks whether a job would be refused. If so the scheduler hears of it, because plans and fair shares follow what is
+    /// offered, not only what is granted.
+    fn refuse_early(&self, now_ns: u64, job: &Job) -> Option<Refusal> {
+        let mut core = self.core.lock();
+        let refusal = core.scheduler.refusal(now_ns, job)?;
+        let _ = self.handle_at(&mut core, now_ns, Event::JobArrived(*job));
+        Some(refusal)
     }
 
     /// Takes a job that was sent before: its answer, given already or to come, goes to `reply`, and its payload is not
@@ -129,7 +165,7 @@ impl Engine {
     /// A job id that is in flight already is not run again: the new reply takes the place of the old one, whose
     /// connection is taken for lost. One that was answered gets that answer.
     pub fn submit(&self, admitted: Admitted, reply: Reply) {
-        let Admitted { header, input, output, caller, model, input_bytes, deadline_ns, mut times } = admitted;
+        let Admitted { header, input, output, caller, input_bytes, job, mut times } = admitted;
         self.injection.pause(Stage::Receive);
         times.received_ns = now_ns();
         let id = (caller, header.job_id);
@@ -137,15 +173,16 @@ impl Engine {
         let key = core.records.insert(Record {
             header,
             caller,
-            model,
+            model: job.model,
             input,
             input_bytes,
             output,
             reply: Some(reply),
-            deadline_ns,
+            deadline_ns: job.deadline_ns,
             run: 0,
             attempt: 0,
             times: Times { queued_ns: now_ns(), ..times },
+            before_ns: [0; Stage::COUNT],
         });
         if let Some(earlier) = self.claim(id, key) {
             let record = core.records.remove(key).expect("just inserted");
@@ -164,8 +201,7 @@ impl Engine {
             return;
         }
         self.counters.accepted.fetch_add(1, Ordering::Relaxed);
-        let job = Job { key, model, deadline_ns, urgency: header.urgency, payload_bytes: input_bytes };
-        let _ = self.handle(&mut core, Event::JobArrived(job));
+        let _ = self.handle(&mut core, Event::JobArrived(Job { key, ..job }));
     }
 
     /// Answers a job that was not accepted.

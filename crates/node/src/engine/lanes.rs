@@ -7,7 +7,9 @@ use std::sync::Arc;
 use sensorium_device::clock::now_ns;
 use sensorium_device::protocol::{AnswerEntry, AnswerHead, read_packet};
 use sensorium_models::profile::ServiceProfile;
-use sensorium_scheduler::{BatchId, DeviceId, Event, Handled, JobKey, LaneId, ModelKey, ModelPolicy};
+use sensorium_scheduler::{
+    BatchId, DeviceId, DeviceKind, Event, Handled, JobKey, LaneId, ModelKey, ModelPolicy, Unfinished,
+};
 use sensorium_wire::Modality;
 use sensorium_wire::ids::Name;
 use sensorium_wire::receipt::Stage;
@@ -39,6 +41,8 @@ pub struct LaneModel {
 pub(super) struct SentBatch {
     pub(super) batch: BatchId,
     pub(super) sent_ns: u64,
+    /// Its jobs may come back unfinished.
+    pub(super) sliced: bool,
     pub(super) jobs: Vec<(JobKey, u64)>,
 }
 
@@ -58,6 +62,12 @@ pub enum Nonsense {
 }
 
 impl Engine {
+    /// A device exists that can run so many lanes at once without slowing them.
+    pub fn add_device(&self, device: DeviceId, kind: DeviceKind, lanes_at_once_max: u16) {
+        let mut core = self.core.lock();
+        let _ = self.handle(&mut core, Event::DeviceAdded { device, kind, lanes_at_once_max });
+    }
+
     /// A worker's lane is ready: jobs go to it from now on.
     pub fn open_lane(
         &self,
@@ -76,13 +86,15 @@ impl Engine {
                 model.profile.batches.iter().map(|batch| (batch.jobs, pick(batch))).collect()
             };
             let run_ns_max = u64::from(info.run_ms_max) * 1_000_000;
+            let learned = core.learned.find(device_name, info, &model.profile);
             let policy = ModelPolicy::new(
                 info.batch_max,
                 run_ns_max,
                 quantile(|batch| batch.total.p50_ns),
                 quantile(|batch| batch.total.p99_ns),
             );
-            Some((model.key, policy))
+            let slice_ns = u64::from(info.slice_ms) * 1_000_000;
+            Some((model.key, ModelPolicy { slice_ns, learned, ..policy }))
         });
         let policies = policies.collect();
         let device_name = Name::cut(device_name);
@@ -96,6 +108,7 @@ impl Engine {
     pub fn lose_device(&self, device: DeviceId) {
         let mut guard = self.core.lock();
         let core = &mut *guard;
+        self.keep_learned(core);
         // Jobs that were taken back while they ran are not run again; only now is their memory free.
         for (_, lane) in core.lanes.extract_if(|_, lane| lane.device == device) {
             for (key, _) in lane.committed.iter().flat_map(|sent| &sent.jobs) {
@@ -136,19 +149,33 @@ impl Engine {
                 return Err(Nonsense::Run { batch: head.batch, run: entry.run });
             }
             let capacity = core.records.get_mut(*key).map_or(u64::MAX, |record| record.output.capacity());
-            if let Some(what) = super::run::implausible(&head, entry, capacity, sent.sent_ns, collected_ns) {
+            if let Some(what) = super::run::implausible(&head, entry, capacity, sent.sent_ns, collected_ns, sent.sliced)
+            {
                 return Err(Nonsense::Answer { run: entry.run, what });
             }
         }
         let (device_name, modality) = (link.device_name, link.modality);
         let sent = link.committed.pop_front().expect("its number was just read");
         let service_ns = head.finished_ns.saturating_sub(head.received_ns);
-        // The scheduler hears first: the worker gets its next batch before the answers of this one are written.
-        let handled = self.handle(core, Event::BatchDone { lane, batch: sent.batch, service_ns });
-        debug_assert_eq!(handled, Handled::Applied);
         let ran =
             super::run::Ran { head, sent_ns: sent.sent_ns, collected_ns, device_name, modality, jobs: entries.len() };
+        // Before the scheduler hears, for it may send the next slice at once.
+        let mut unfinished = Unfinished::new();
+        for (entry, (key, _)) in entries.iter().zip(&sent.jobs).filter(|(entry, _)| entry.unfinished > 0) {
+            // One that was taken back meanwhile ends here.
+            if let Some(record) = core.records.get_mut(*key).filter(|record| record.reply.is_some()) {
+                record.add_slice(entry, &ran);
+                unfinished.push(*key);
+            }
+        }
+        // The scheduler hears first: the worker gets its next batch before the answers of this one are written.
+        let done = Event::BatchDone { lane, batch: sent.batch, service_ns, unfinished: unfinished.clone() };
+        let handled = self.handle(core, done);
+        debug_assert_eq!(handled, Handled::Applied);
         for (entry, (key, _)) in entries.iter().zip(&sent.jobs) {
+            if unfinished.contains(key) {
+                continue;
+            }
             if let Some(record) = core.records.remove(*key) {
                 self.finish_run(record, entry, &ran);
             }

@@ -15,6 +15,8 @@ pub struct ModelInfo {
     pub modality: Modality,
     pub batch_max: u16,
     pub run_ms_max: u32,
+    /// Jobs run for so long at a time; 0 = to their end.
+    pub slice_ms: u32,
     /// 0 = as long as the payload.
     pub output_bytes_max: u32,
 }
@@ -39,6 +41,7 @@ impl ModelTable {
                 modality: manifest.modality,
                 batch_max: manifest.placement.batch_max,
                 run_ms_max: manifest.placement.run_ms_max,
+                slice_ms: manifest.placement.slice_ms,
                 output_bytes_max: if echo { 0 } else { manifest.placement.output_bytes_max },
             });
         }

@@ -3,6 +3,7 @@
 use sensorium_device::slab::Slot;
 use sensorium_scheduler::{JobKey, ModelKey};
 use sensorium_wire::SubmitHeader;
+use sensorium_wire::receipt::Stage;
 
 use super::CallerId;
 use super::answer::Reply;
@@ -22,6 +23,8 @@ pub(super) struct Record {
     pub(super) run: u64,
     pub(super) attempt: u32,
     pub(super) times: Times,
+    /// Time that earlier slices of this job took, by stage.
+    pub(super) before_ns: [u64; Stage::COUNT],
 }
 
 /// Readings of the monotonic clock on the way.

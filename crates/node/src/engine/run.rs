@@ -13,7 +13,7 @@ use sensorium_wire::{AnswerHeader, BodyKind, Dtype, Modality, Outcome, Reason, R
 
 use super::answer::{AnswerPayload, Delivered};
 use super::lanes::SentBatch;
-use super::records::Record;
+use super::records::{Record, Times};
 use super::retained::Known;
 use super::{Core, Engine};
 
@@ -34,6 +34,7 @@ pub(super) fn implausible(
     capacity: u64,
     sent_ns: u64,
     collected_ns: u64,
+    sliced: bool,
 ) -> Option<&'static str> {
     let stages =
         [entry.prepare_ns, entry.infer_ns, entry.interpret_ns].iter().try_fold(0_u64, |sum, ns| sum.checked_add(*ns));
@@ -45,6 +46,8 @@ pub(super) fn implausible(
         Some("its body has too many dimensions")
     } else if head.received_ns < sent_ns || head.finished_ns < head.received_ns || head.finished_ns > collected_ns {
         Some("its times are out of order")
+    } else if entry.unfinished > u8::from(sliced) {
+        Some("it is unfinished, though it was to run to its end")
     } else if stages.is_none_or(|ns| ns > head.finished_ns - head.received_ns) {
         Some("its stages take longer than the batch")
     } else {
@@ -52,15 +55,60 @@ pub(super) fn implausible(
     }
 }
 
+/// Where the time of one run went, from queue to collection.
+fn stages_of_run(times: &Times, entry: &AnswerEntry, ran: &Ran) -> [u64; Stage::COUNT] {
+    let worked = entry.prepare_ns + entry.infer_ns + entry.interpret_ns;
+    let mut stages = [0; Stage::COUNT];
+    let mut set = |stage: Stage, ns: u64| stages[stage as usize] = ns;
+    set(Stage::Queue, times.dispatched_ns - times.queued_ns);
+    set(Stage::Dispatch, ran.head.received_ns - ran.sent_ns);
+    set(Stage::Batch, ran.head.finished_ns - ran.head.received_ns - worked);
+    set(Stage::Prepare, entry.prepare_ns);
+    set(Stage::Infer, entry.infer_ns);
+    set(Stage::Interpret, entry.interpret_ns);
+    set(Stage::Collect, ran.collected_ns - ran.head.finished_ns);
+    stages
+}
+
+impl Record {
+    /// A slice of the job has run, and it waits for the next.
+    pub(super) fn add_slice(&mut self, entry: &AnswerEntry, ran: &Ran) {
+        let stages = stages_of_run(&self.times, entry, ran);
+        self.before_ns.iter_mut().zip(stages).for_each(|(ns, run_ns)| *ns += run_ns);
+        self.times.queued_ns = ran.collected_ns;
+    }
+
+    /// What was done of the job is lost, and that time counts as waiting.
+    fn start_over(&mut self) {
+        let lost_ns: u64 = self.before_ns.iter().sum();
+        self.before_ns = [0; Stage::COUNT];
+        self.before_ns[Stage::Queue as usize] = lost_ns;
+    }
+}
+
 impl Engine {
     /// Tells the scheduler and carries out what it says.
     pub(super) fn handle(&self, core: &mut Core, event: Event) -> Handled {
+        self.handle_at(core, now_ns(), event)
+    }
+
+    pub(super) fn handle_at(&self, core: &mut Core, now_ns: u64, event: Event) -> Handled {
         let mut commands = std::mem::take(&mut core.commands);
-        let handled = core.scheduler.handle(now_ns(), event, &mut commands);
+        let handled = match &mut core.log {
+            None => core.scheduler.handle(now_ns, event, &mut commands),
+            Some(log) => {
+                log.begin(&core.scheduler);
+                let handled = core.scheduler.handle(now_ns, event.clone(), &mut commands);
+                log.note(now_ns, event, &commands);
+                handled
+            }
+        };
         for command in commands.drain(..) {
             match command {
-                Command::Dispatch { lane, batch, model, jobs } => self.dispatch(core, lane, batch, model, &jobs),
-                Command::Refuse { key, reason, retry_after_us } => {
+                Command::Dispatch { lane, batch, model, jobs, .. } => self.dispatch(core, lane, batch, model, &jobs),
+                // Refused by its header already.
+                Command::Refuse { key, .. } if core.records.get_mut(key).is_none() => {}
+                Command::Refuse { key, reason, retry_after_us, .. } => {
                     self.counters.refused.fetch_add(1, Ordering::Relaxed);
                     self.counters.accepted.fetch_sub(1, Ordering::Relaxed);
                     self.end(core, key, Outcome::Refused, |record, model| {
@@ -95,6 +143,9 @@ impl Engine {
                     let limit_ms = why.limit_ns / 1_000_000;
                     (self.on_hung)(device.0, format!("batch {} runs longer than {limit_ms} ms", why.batch.0));
                 }
+                Command::PlanChanged(plan) => {
+                    tracing::debug!(epoch = plan.epoch, level = plan.level, "plan");
+                }
             }
         }
         core.commands = commands;
@@ -106,17 +157,23 @@ impl Engine {
         let sent_ns = now_ns();
         let link = core.lanes.get_mut(&lane).expect("the scheduler dispatches to open lanes only");
         let index = link.models.iter().find(|known| known.key == model).map_or(0, |known| known.index);
-        let mut sent = SentBatch { batch, sent_ns, jobs: Vec::with_capacity(jobs.len()) };
+        let slice_us = self.models.get(model).map_or(0, |info| info.slice_ms.saturating_mul(1000));
+        let mut sent = SentBatch { batch, sent_ns, sliced: slice_us > 0, jobs: Vec::with_capacity(jobs.len()) };
         let (records, next_run) = (&mut core.records, &mut core.next_run);
         let entries = jobs.iter().filter_map(|job| {
             let record = records.get_mut(job.key)?;
+            let continues = if job.slice > 0 { record.run } else { 0 };
             record.run = *next_run;
             record.attempt = job.attempt;
             record.times.dispatched_ns = sent_ns;
+            if job.slice == 0 {
+                record.start_over();
+            }
             *next_run += 1;
             sent.jobs.push((job.key, record.run));
             Some(JobEntry {
                 run: record.run,
+                continues,
                 input_offset: record.input.offset(),
                 input_bytes: record.input_bytes,
                 output_offset: record.output.offset(),
@@ -128,7 +185,7 @@ impl Engine {
                 dtype: record.header.dtype as u8,
                 pixels: record.header.pixels as u8,
                 rank: record.header.rank,
-                reserved: 0,
+                slice_us,
             })
         });
         let count = u32::try_from(jobs.len()).expect("batches are at most 64 jobs");
@@ -255,6 +312,7 @@ impl Engine {
             times.admitted_ns - times.header_ns + (times.queued_ns - times.received_ns);
         receipt.stage_ns[Stage::Receive as usize] = times.received_ns - times.admitted_ns;
         receipt.stage_ns[Stage::Queue as usize] = now - times.queued_ns;
+        receipt.stage_ns.iter_mut().zip(record.before_ns).for_each(|(ns, before_ns)| *ns += before_ns);
         receipt.model_version = self.models.get(record.model).map_or(0, |info| info.version);
         receipt
     }
@@ -262,17 +320,10 @@ impl Engine {
     fn receipt(&self, record: &Record, entry: &AnswerEntry, ran: &Ran, now: u64) -> Receipt {
         let times = &record.times;
         let mut receipt = self.receipt_without_run(record);
-        let worked = entry.prepare_ns + entry.infer_ns + entry.interpret_ns;
         receipt.node_ns = now - times.header_ns;
-        let mut set = |stage: Stage, ns: u64| receipt.stage_ns[stage as usize] = ns;
-        set(Stage::Queue, times.dispatched_ns - times.queued_ns);
-        set(Stage::Dispatch, ran.head.received_ns - ran.sent_ns);
-        set(Stage::Batch, ran.head.finished_ns - ran.head.received_ns - worked);
-        set(Stage::Prepare, entry.prepare_ns);
-        set(Stage::Infer, entry.infer_ns);
-        set(Stage::Interpret, entry.interpret_ns);
-        set(Stage::Collect, ran.collected_ns - ran.head.finished_ns);
-        set(Stage::Answer, now - ran.collected_ns);
+        receipt.stage_ns[Stage::Queue as usize] = record.before_ns[Stage::Queue as usize];
+        receipt.stage_ns.iter_mut().zip(stages_of_run(times, entry, ran)).for_each(|(ns, run_ns)| *ns += run_ns);
+        receipt.stage_ns[Stage::Answer as usize] = now - ran.collected_ns;
         receipt.device = ran.device_name;
         receipt.lane = ran.modality as u8;
         receipt.batch_size = u16::try_from(ran.jobs).unwrap_or(u16::MAX);

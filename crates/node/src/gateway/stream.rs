@@ -249,15 +249,37 @@ impl Stream {
     }
 
     fn answer(&self, question: &str) {
+        if let Some(for_ms) = question.strip_prefix("critical-moment ") {
+            return self.critical_moment(for_ms);
+        }
         if !self.peer.principal.has(Role::Operate) {
             return self.fail("asking for the status needs a certificate with the role operate");
         }
         let Some(json) = self.peer.gateway.desk.answer(question) else {
             return self.fail(&format!("no question {question:?}; status and models are known"));
         };
-        let _ = self
-            .outbox
-            .push(|out| put_frame(out, Kind::Reply, 1, &[], json.len() as u64), Payload::Shared(json.clone().into()));
+        self.reply(json);
+    }
+
+    /// A client says that the next moments matter.
+    fn critical_moment(&self, for_ms: &str) {
+        if !self.peer.principal.has(Role::Critical) && !self.peer.principal.has(Role::Operate) {
+            return self.fail("calling a critical moment needs a certificate with the role critical or operate");
+        }
+        let Some(for_ms) = for_ms.parse().ok().filter(|ms| *ms <= limits::CRITICAL_MOMENT_MS_MAX) else {
+            return self.fail(&format!("a critical moment of {for_ms:?}; 0 to {} ms", limits::CRITICAL_MOMENT_MS_MAX));
+        };
+        let engine = &self.peer.gateway.engine;
+        engine.critical_moment(for_ms);
+        match serde_json::to_string(&engine.plan()) {
+            Ok(json) => self.reply(json),
+            Err(error) => self.fail(&error.to_string()),
+        }
+    }
+
+    fn reply(&self, json: String) {
+        let bytes = json.len() as u64;
+        let _ = self.outbox.push(|out| put_frame(out, Kind::Reply, 1, &[], bytes), Payload::Shared(json.into()));
         self.outbox.finish();
     }
 

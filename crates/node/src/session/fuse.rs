@@ -18,6 +18,9 @@ use super::{Events, Tally};
 /// a fast session, where the queues between the parts bound it.
 const LATE_MS_MAX: u64 = 2_000;
 const FAST_LATE_MS_MAX: u64 = 120_000;
+/// From this intensity of what the fusion model sees the moment is critical, for as long as one window after it.
+const CRITICAL_INTENSITY: f32 = 0.9;
+const CRITICAL_MOMENT_MS: u64 = 2_000;
 
 /// What the other parts found.
 pub(super) enum Evidence {
@@ -143,6 +146,9 @@ impl Fusion {
             request.header.dtype = Dtype::F32;
             match self.inference.run(&request).await {
                 Ok((ModelResult::Fusion { events, intensity }, receipt)) => {
+                    if intensity >= CRITICAL_INTENSITY {
+                        self.inference.critical_moment(CRITICAL_MOMENT_MS);
+                    }
                     self.gaps.end();
                     self.tally.units += 1;
                     let body: EventBody = row.body(events, intensity);

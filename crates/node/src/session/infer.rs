@@ -37,7 +37,12 @@ pub(super) struct Inference {
     caller: Caller,
     fast: bool,
     budget_us: u64,
+    /// Number of the session, for its streams.
+    session: u64,
 }
+
+/// The one stream of a session, as far as jobs go: each model has its own order in it.
+const SESSION_STREAM: u64 = 1;
 
 /// A job to be: what its payload is and by when.
 pub(super) struct Request<'a> {
@@ -63,11 +68,16 @@ pub(super) struct Pending {
 
 impl Inference {
     pub(super) fn new(engine: Arc<Engine>, caller: Caller, fast: bool, budget_us: u64) -> Self {
-        Self { engine, caller, fast, budget_us }
+        Self { engine, caller, fast, budget_us, session: rand::random() }
     }
 
     pub(super) fn is_fast(&self) -> bool {
         self.fast
+    }
+
+    /// What this session sees calls for the plan of critical moments.
+    pub(super) fn critical_moment(&self, for_ms: u64) {
+        self.engine.critical_moment(for_ms);
     }
 
     /// Whether the node knows the model.
@@ -116,6 +126,9 @@ impl Inference {
         header.job_id = JobId(rand::random());
         header.model = Name::cut(request.model);
         header.urgency = Urgency::High;
+        // A session's jobs for one model are a stream: they run in the order in which they were started.
+        header.session = self.session;
+        header.stream = SESSION_STREAM;
         header.state_bytes = u32::try_from(request.pieces[0].len()).unwrap_or(u32::MAX);
         header.budget_us = match (self.fast, request.model) {
             (true, _) => FAST_BUDGET_US,

@@ -1,7 +1,7 @@
 use sensorium_wire::{Reason, Urgency};
 
 use crate::fixture::{Desk, MS, NEVER};
-use crate::{Refusal, Command, DeviceId, Event, Handled, Job, JobKey, ModelKey, Settings};
+use crate::{Command, DeviceId, Event, Handled, Job, JobKey, ModelKey, Refusal, Settings};
 
 fn refusal(commands: &[Command]) -> (Reason, u64) {
     match commands {

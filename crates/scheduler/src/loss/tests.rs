@@ -1,7 +1,7 @@
 use sensorium_wire::Reason;
 
 use crate::fixture::{Desk, MS, NEVER, dispatches};
-use crate::{Unfinished, BatchId, Command, DeviceId, Event, Handled, Hung, JobKey, LaneId, Position, Settings};
+use crate::{BatchId, Command, DeviceId, Event, Handled, Hung, JobKey, LaneId, Position, Settings, Unfinished};
 
 /// Four jobs so that lane 1 runs {1}, has {2} behind it and {3, 4} queued.
 fn loaded() -> Desk {

@@ -283,7 +283,8 @@ impl Checker {
                     return Err(format!("plan {} follows {}", plan.epoch, self.epoch));
                 }
                 self.epoch = plan.epoch;
-                let over = plan.devices.iter().find(|(_, shares)| shares.0.iter().map(|s| u32::from(*s)).sum::<u32>() > 1000);
+                let over =
+                    plan.devices.iter().find(|(_, shares)| shares.0.iter().map(|s| u32::from(*s)).sum::<u32>() > 1000);
                 over.map_or(Ok(()), |(device, shares)| Err(format!("{device:?} is given {shares:?}")))
             }
             Command::ReplaceWorker { device, why } => {

@@ -53,8 +53,11 @@ struct Driver {
 /// Plays `steps` random events and then lets everything end.
 pub(crate) fn run(seed: u64, steps: usize, fault: Fault) -> Result<Run, String> {
     let mut random = StdRng::seed_from_u64(seed);
-    let settings =
-        Settings { queue_jobs_max: random.random_range(1..8), restart_wait_ns: random.random_range(1..200) * MS, ..Settings::default() };
+    let settings = Settings {
+        queue_jobs_max: random.random_range(1..8),
+        restart_wait_ns: random.random_range(1..200) * MS,
+        ..Settings::default()
+    };
     let checker = Checker::new(settings.queue_jobs_max);
     let scheduler = Scheduler::new(settings.clone());
     let run = Run { settings, events: Vec::new(), commands: Vec::new(), checker, fault_struck: false };
@@ -114,7 +117,9 @@ impl Driver {
                     2 => self.send(Event::DeviceAdded { device, kind: DeviceKind::Cpu, lanes_at_once_max: 1 }),
                     _ => {
                         let kind = [PolicyKind::Table, PolicyKind::Proportional][self.random.random_range(0..2)];
-                        self.send(Event::PolicyChanged { policy: PlanPolicy { kind, dwell_ms: 10, ..PlanPolicy::default() } })
+                        self.send(Event::PolicyChanged {
+                            policy: PlanPolicy { kind, dwell_ms: 10, ..PlanPolicy::default() },
+                        })
                     }
                 }
             }
@@ -250,7 +255,9 @@ impl Driver {
                 strike
             }
             Fault::ReverseBatch => out.iter_mut().any(|command| match command {
-                Command::Dispatch { jobs, .. } if jobs.len() > 1 && self.run.checker.orders(jobs[0].key, jobs[1].key) => {
+                Command::Dispatch { jobs, .. }
+                    if jobs.len() > 1 && self.run.checker.orders(jobs[0].key, jobs[1].key) =>
+                {
                     jobs.reverse();
                     true
                 }

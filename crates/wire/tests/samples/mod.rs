@@ -1,7 +1,7 @@
 //! One message of every kind, with a different value in every field, so that swapped fields show.
 
 use sensorium_wire::receipt::Receipt;
-use sensorium_wire::result::{ClassScore, Detection, ModelResult};
+use sensorium_wire::result::{ClassScore, Detection, Keypoint, ModelResult};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
 use sensorium_wire::{
     AnswerHeader, BodyKind, Dtype, Event, EventBody, JobId, Name, Outcome, PayloadKind, PixelFormat, Prelude, Reason,
@@ -112,6 +112,10 @@ fn class(class: u32) -> ClassScore {
     ClassScore { class, score: 0.5, label: Name::cut("Cheering") }
 }
 
+fn keypoint(x: f32, label: &str) -> Keypoint {
+    Keypoint { x, y: 12.5, score: 0.625, label: Name::cut(label) }
+}
+
 /// Every kind of result, by name.
 pub fn results() -> Vec<(&'static str, ModelResult)> {
     let speech = ModelResult::Speech { probabilities: vec![0.125, 0.875], window_ms: 32, state: vec![1, 2, 3, 4, 5] };
@@ -121,6 +125,7 @@ pub fn results() -> Vec<(&'static str, ModelResult)> {
         speech,
         ModelResult::Transcript { text: "what a goal".to_owned(), tokens: 4 },
         ModelResult::Fusion { events: vec![class(1)], intensity: 0.9 },
+        ModelResult::Pose { keypoints: vec![keypoint(8.0, "nose"), keypoint(9.5, "left eye")] },
     ];
     results.into_iter().map(|result| (result_name(&result), result)).collect()
 }
@@ -133,6 +138,7 @@ fn result_name(result: &ModelResult) -> &'static str {
         ModelResult::Speech { .. } => "result-speech",
         ModelResult::Transcript { .. } => "result-transcript",
         ModelResult::Fusion { .. } => "result-fusion",
+        ModelResult::Pose { .. } => "result-pose",
     }
 }
 

@@ -4,18 +4,17 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hdrhistogram::Histogram;
-use sensorium_client::{Client, Job};
+use sensorium_client::Client;
 use sensorium_device::backend::CpuBackend;
-use sensorium_device::executor::{self, JobInput, JobOutput};
-use sensorium_models::manifest::{Manifest, Prepare};
+use sensorium_device::executor::{self, JobInput, JobOutput, Slice};
 use sensorium_models::repository::Repository;
-use sensorium_wire::submit::{PayloadKind, PixelFormat};
-use sensorium_wire::{Dtype, limits};
+use sensorium_wire::limits;
+use sensorium_wire::submit::PixelFormat;
 use serde_json::json;
 
+use super::sample::Sample;
 use crate::arguments::BenchJobArguments;
 use crate::error::Outcome;
 use crate::paths::Paths;
@@ -25,15 +24,6 @@ const DEADLINE_MS: u64 = 60_000;
 /// In-process calls for the floor, at most, and for how long.
 const FLOOR_CALLS_MAX: u32 = 2_000;
 const FLOOR_SECONDS_MAX: f64 = 2.0;
-
-/// A payload that suits a model, and how to describe it.
-struct Sample {
-    kind: PayloadKind,
-    dtype: Dtype,
-    dims: Vec<u32>,
-    sample_rate_hz: u32,
-    bytes: Bytes,
-}
 
 pub(super) fn run(paths: &Paths, arguments: &BenchJobArguments) -> Outcome {
     if arguments.concurrency == 0 || arguments.concurrency > limits::JOBS_IN_FLIGHT_MAX as usize {
@@ -47,7 +37,7 @@ pub(super) fn run(paths: &Paths, arguments: &BenchJobArguments) -> Outcome {
         .models
         .get(&arguments.model)
         .with_context(|| format!("no model {:?} in the repository; sensorium models lists them", arguments.model))?;
-    let sample = sample(&package.manifest, arguments.bytes)?;
+    let sample = Sample::new(&package.manifest, arguments.bytes)?;
     let floor_ns = floor(paths, package, &sample)?;
     let measured = super::super::block_on(async {
         let client = paths.connect(&arguments.reach).await?;
@@ -81,72 +71,6 @@ pub(super) fn run(paths: &Paths, arguments: &BenchJobArguments) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A payload of noise: never only zeros, which some kernels are quicker on.
-fn sample(manifest: &Manifest, bytes: u32) -> anyhow::Result<Sample> {
-    let noise = |count: usize| -> Vec<u8> {
-        let mut state = 0x9e37_79b9_u32;
-        std::iter::repeat_with(|| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state.to_be_bytes()[0]
-        })
-        .take(count)
-        .collect()
-    };
-    let pcm = |samples: u32, sample_rate_hz: u32| {
-        let sound = noise(samples as usize)
-            .iter()
-            .flat_map(|byte| (f32::from(*byte) / 512.0 - 0.25).to_le_bytes())
-            .collect::<Vec<u8>>();
-        Sample {
-            kind: PayloadKind::Pcm,
-            dtype: Dtype::F32,
-            dims: vec![samples, 1],
-            sample_rate_hz,
-            bytes: sound.into(),
-        }
-    };
-    let raw = |kind, dtype, dims, bytes: Vec<u8>| Sample { kind, dtype, dims, sample_rate_hz: 0, bytes: bytes.into() };
-    Ok(match &manifest.prepare {
-        Prepare::Image { .. } => raw(PayloadKind::RawFrame, Dtype::U8, vec![480, 640], noise(640 * 480 * 3)),
-        Prepare::Windows { sample_rate_hz, window_samples, .. } => pcm(*window_samples, *sample_rate_hz),
-        Prepare::Utterance { sample_rate_hz, .. } => pcm(*sample_rate_hz * 2, *sample_rate_hz),
-        Prepare::Tensor {} => match manifest.inputs.first() {
-            None => raw(PayloadKind::Tensor, Dtype::U8, vec![bytes], noise(bytes as usize)),
-            Some(input) => {
-                let dims: Vec<u32> = input
-                    .shape
-                    .iter()
-                    .map(|dim| match dim {
-                        sensorium_models::manifest::Dim::Fixed(size) => *size,
-                        sensorium_models::manifest::Dim::Named(_) => 1,
-                    })
-                    .collect();
-                let count: u32 = dims.iter().product();
-                let values = noise(count as usize);
-                let bytes = match input.dtype {
-                    Dtype::F32 => values.iter().flat_map(|byte| (f32::from(*byte) / 256.0).to_le_bytes()).collect(),
-                    Dtype::U8 => values,
-                    other => bail!("no sample payload for inputs of type {}", other.name()),
-                };
-                raw(PayloadKind::Tensor, input.dtype, dims, bytes)
-            }
-        },
-    })
-}
-
-impl Sample {
-    fn job(&self, model: &str) -> Job {
-        let job = match self.kind {
-            PayloadKind::RawFrame => Job::frame(model, self.dims[1], self.dims[0], PixelFormat::Rgb24),
-            PayloadKind::Pcm => Job::pcm(model, self.dtype, self.dims[0], self.dims[1], self.sample_rate_hz),
-            PayloadKind::Tensor | PayloadKind::EncodedImage | PayloadKind::EncodedAudio => {
-                Job::tensor(model, self.dtype, &self.dims)
-            }
-        };
-        job.deadline_ms(DEADLINE_MS)
-    }
-}
-
 async fn measure(
     client: &Client,
     model: &str,
@@ -158,7 +82,7 @@ async fn measure(
     let whole = warm + Duration::from_secs_f64(arguments.seconds);
     let began = Instant::now();
     let mut measuring_since = None;
-    let one = || client.submit(sample.job(model), sample.bytes.clone());
+    let one = || client.submit(sample.job(model).deadline_ms(DEADLINE_MS), sample.bytes.clone());
     let mut flying: FuturesUnordered<_> = (0..arguments.concurrency).map(|_| one()).collect();
     while let Some(answer) = flying.next().await {
         let answer = answer?;
@@ -205,6 +129,7 @@ fn floor(paths: &Paths, package: &sensorium_models::ModelPackage, sample: &Sampl
         sample_rate_hz: sample.sample_rate_hz,
         state: &[],
         bytes: &sample.bytes,
+        slice: Slice::default(),
     };
     let mut latencies = Histogram::<u64>::new_with_bounds(1, 600_000_000_000, 3)?;
     let began = Instant::now();

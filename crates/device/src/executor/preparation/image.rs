@@ -15,6 +15,8 @@ pub(in crate::executor) struct ImagePreparation {
     row_dims: [usize; 3],
     /// The image that was opened last, if it had to be decoded.
     decoded: Option<Image>,
+    /// One row before it is rounded, for networks that take integers.
+    exact: Vec<f32>,
 }
 
 impl ImagePreparation {
@@ -27,7 +29,7 @@ impl ImagePreparation {
             Layout::Nchw => [3, height, width],
             Layout::Nhwc => [height, width, 3],
         };
-        Ok(Self { step, row_dims, decoded: None })
+        Ok(Self { step, row_dims, decoded: None, exact: Vec::new() })
     }
 
     /// The image that was opened last.
@@ -69,7 +71,18 @@ impl Preparation for ImagePreparation {
     }
 
     fn row(&mut self, job: &JobInput<'_>, _row: usize, data: &mut TensorBuffer) -> Result<(), Rejection> {
-        let values = data.grow_f32(self.step.values()).ok_or_else(super::only_f32)?;
-        prepare_into(&self.step, self.view(job)?, values).map(drop).map_err(refused)
+        if let Some(values) = data.grow_f32(self.step.values()) {
+            return prepare_into(&self.step, self.view(job)?, values).map(drop).map_err(refused);
+        }
+        let mut exact = std::mem::take(&mut self.exact);
+        exact.resize(self.step.values(), 0.0);
+        let prepared = self.view(job).and_then(|view| prepare_into(&self.step, view, &mut exact).map_err(refused));
+        self.exact = exact;
+        prepared?;
+        if data.extend_rounded(&self.exact) { Ok(()) } else { Err(only_f32_or_i32()) }
     }
+}
+
+fn only_f32_or_i32() -> Rejection {
+    Rejection::new(Reason::Internal, "the input's rows are neither f32 nor i32")
 }

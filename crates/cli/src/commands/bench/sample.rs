@@ -1,0 +1,84 @@
+//! A payload that suits a model, for measurements.
+
+use anyhow::bail;
+use bytes::Bytes;
+use sensorium_client::Job;
+use sensorium_models::manifest::{Dim, Manifest, Prepare};
+use sensorium_wire::Dtype;
+use sensorium_wire::submit::{PayloadKind, PixelFormat};
+
+/// A payload that suits a model, and how to describe it.
+pub(super) struct Sample {
+    pub(super) kind: PayloadKind,
+    pub(super) dtype: Dtype,
+    pub(super) dims: Vec<u32>,
+    pub(super) sample_rate_hz: u32,
+    pub(super) bytes: Bytes,
+}
+
+impl Sample {
+    /// A payload of noise: never only zeros, which some kernels are quicker on.
+    pub(super) fn new(manifest: &Manifest, bytes: u32) -> anyhow::Result<Self> {
+        let noise = |count: usize| -> Vec<u8> {
+            let mut state = 0x9e37_79b9_u32;
+            std::iter::repeat_with(|| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                state.to_be_bytes()[0]
+            })
+            .take(count)
+            .collect()
+        };
+        let pcm = |samples: u32, sample_rate_hz: u32| {
+            let sound = noise(samples as usize)
+                .iter()
+                .flat_map(|byte| (f32::from(*byte) / 512.0 - 0.25).to_le_bytes())
+                .collect::<Vec<u8>>();
+            Self {
+                kind: PayloadKind::Pcm,
+                dtype: Dtype::F32,
+                dims: vec![samples, 1],
+                sample_rate_hz,
+                bytes: sound.into(),
+            }
+        };
+        let raw =
+            |kind, dtype, dims, bytes: Vec<u8>| Self { kind, dtype, dims, sample_rate_hz: 0, bytes: bytes.into() };
+        Ok(match &manifest.prepare {
+            Prepare::Image { .. } => raw(PayloadKind::RawFrame, Dtype::U8, vec![480, 640], noise(640 * 480 * 3)),
+            Prepare::Windows { sample_rate_hz, window_samples, .. } => pcm(*window_samples, *sample_rate_hz),
+            Prepare::Utterance { sample_rate_hz, .. } => pcm(*sample_rate_hz * 2, *sample_rate_hz),
+            Prepare::Tensor {} => match manifest.inputs.first() {
+                None => raw(PayloadKind::Tensor, Dtype::U8, vec![bytes], noise(bytes as usize)),
+                Some(input) => {
+                    let dims: Vec<u32> = input
+                        .shape
+                        .iter()
+                        .map(|dim| match dim {
+                            Dim::Fixed(size) => *size,
+                            Dim::Named(_) => 1,
+                        })
+                        .collect();
+                    let count: u32 = dims.iter().product();
+                    let values = noise(count as usize);
+                    let bytes = match input.dtype {
+                        Dtype::F32 => values.iter().flat_map(|byte| (f32::from(*byte) / 256.0).to_le_bytes()).collect(),
+                        Dtype::U8 => values,
+                        other => bail!("no sample payload for inputs of type {}", other.name()),
+                    };
+                    raw(PayloadKind::Tensor, input.dtype, dims, bytes)
+                }
+            },
+        })
+    }
+
+    /// A job of this payload, without a deadline of its own.
+    pub(super) fn job(&self, model: &str) -> Job {
+        match self.kind {
+            PayloadKind::RawFrame => Job::frame(model, self.dims[1], self.dims[0], PixelFormat::Rgb24),
+            PayloadKind::Pcm => Job::pcm(model, self.dtype, self.dims[0], self.dims[1], self.sample_rate_hz),
+            PayloadKind::Tensor | PayloadKind::EncodedImage | PayloadKind::EncodedAudio => {
+                Job::tensor(model, self.dtype, &self.dims)
+            }
+        }
+    }
+}
