@@ -8,11 +8,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every crate and the crates of this workspace that it may use. A crate may use only those above it.
-const MAY_USE: [(&str, &[&str]); 11] = [
+const MAY_USE: [(&str, &[&str]); 12] = [
     ("wire", &[]),
     ("hardware", &["wire"]),
     ("models", &["wire"]),
     ("scheduler", &["wire"]),
+    ("simulator", &["wire", "scheduler"]),
     ("processing", &["wire", "models"]),
     ("device", &["wire", "models", "processing"]),
     ("pipelines", &["wire"]),
@@ -26,6 +27,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
             "hardware",
             "models",
             "scheduler",
+            "simulator",
             "processing",
             "device",
             "pipelines",
@@ -41,7 +43,7 @@ const UNSAFE_FILES: [&str; 3] =
     ["crates/device/src/slab/memory.rs", "crates/device/src/worker/descriptors.rs", "crates/device/src/worker/lane.rs"];
 
 /// Crates that decide without touching the world, and what they must not mention.
-const PURE_CRATES: [&str; 4] = ["wire", "scheduler", "processing", "pipelines"];
+const PURE_CRATES: [&str; 5] = ["wire", "scheduler", "simulator", "processing", "pipelines"];
 const IMPURE: [&str; 8] =
     ["std::net", "std::fs", "std::thread", "std::process", "std::env", "Instant::now", "SystemTime", "tokio::"];
 
@@ -295,6 +297,20 @@ fn the_documentation_has_every_option_of_a_node() {
         assert!(page.contains(&format!("`{name}`")), "docs/configuration.md lacks the option {name}");
     }
     assert!(count >= 10, "only {count} options found");
+}
+
+#[test]
+fn the_documentation_has_every_key_of_a_scenario() {
+    let source = read(&root().join("crates/simulator/src/scenario/raw.rs"));
+    let keys = source.lines().filter_map(|line| Some(line.trim().strip_prefix("pub(super) ")?.split_once(':')?.0));
+    let page = read(&root().join("docs/simulator.md"));
+    let mut count = 0;
+    for key in keys {
+        count += 1;
+        let shown = [format!("`{key}`"), format!("[[{key}]]"), format!("{key} = ")];
+        assert!(shown.iter().any(|shown| page.contains(shown)), "docs/simulator.md lacks the key {key}");
+    }
+    assert!(count >= 40, "only {count} keys found");
 }
 
 #[test]

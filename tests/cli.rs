@@ -83,6 +83,45 @@ fn mistakes_without_a_node_say_what_to_do() {
 }
 
 #[test]
+fn scenarios_are_played_and_proven_without_a_node() {
+    let data = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| in_project(arguments, data.path()).output().unwrap();
+    let city = "cluster/scenarios/city.toml";
+    let played = |seed| {
+        let output = run(&["simulate", city, "--seconds", "0.5", "--seed", seed, "--json"]);
+        assert!(output.status.success(), "{}", complaint(&output));
+        let mut report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let object = report.as_object_mut().unwrap();
+        assert!(object.remove("wall_s").is_some() && object.remove("events_per_wall_s").is_some());
+        assert!(report["accepted"].as_u64().unwrap() > 10, "{report}");
+        report.to_string()
+    };
+    assert_eq!(played("3"), played("3"));
+    assert_ne!(played("3"), played("4"));
+    let shown = run(&["simulate", city, "--seconds", "0.5"]);
+    holds(&String::from_utf8_lossy(&shown.stdout), &["city, seed 7", "crossings", "results on time a second", "busy"]);
+
+    let (topology, load) = ("cluster/scenarios/prove/two-gpus.toml", "cluster/scenarios/prove/ten-cameras.toml");
+    let output = run(&["prove", topology, load, "--seeds", "3", "--seconds", "1", "--json"]);
+    let proof: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(i32::from(!proof["miss"].is_null())), "{proof}");
+    holds(proof["replay"].as_str().unwrap(), &["sensorium simulate", topology, load, "--seed", "--misfortune"]);
+
+    let scenario = data.path().join("world.toml");
+    let wrong = |text: &str| {
+        std::fs::write(&scenario, text).unwrap();
+        refused(in_project(&["simulate"], data.path()).arg(&scenario))
+    };
+    holds(&wrong("seconds = 5\nmodle = 3\n"), &["world.toml:2", "did you mean `model`?"]);
+    holds(&wrong("seconds = 0\n"), &["world.toml:1: seconds: is 0"]);
+    let text = std::fs::read_to_string("cluster/scenarios/bench-nanodet.toml").unwrap();
+    let traced = text.replace("{ poisson_per_s = 6 }", "{ trace = \"none.csv\" }");
+    holds(&wrong(&traced), &["world.toml:", "arrivals: none.csv: No such file"]);
+    holds(&refused(&mut in_project(&["simulate", city, "--misfortune", "1,2"], data.path())), &["four numbers"]);
+    holds(&refused(&mut in_project(&["simulate", "none.toml"], data.path())), &["none.toml"]);
+}
+
+#[test]
 fn models_hardware_and_certificates_need_no_node() {
     let data = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| in_project(arguments, data.path()).output().unwrap();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use sensorium_simulator::Misfortune;
 use sensorium_wire::Urgency;
 
 /// Live video and audio through neural networks, answered before a deadline.
@@ -56,6 +57,10 @@ pub(crate) enum Command {
     Replay(ReplayArguments),
     /// Measure.
     Bench(BenchArguments),
+    /// Play a scenario with the real scheduler in virtual time.
+    Simulate(SimulateArguments),
+    /// Look for bad luck in which an accepted job would miss its deadline.
+    Prove(ProveArguments),
     /// Show this machine's hardware and how it would be used.
     Hardware(HardwareArguments),
     /// List the models and check their files.
@@ -259,6 +264,45 @@ pub(crate) struct BenchFloorArguments {
     /// How many round trips.
     #[arg(long, value_name = "N", default_value_t = 5000)]
     pub(crate) rounds: u32,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SimulateArguments {
+    /// The scenario (TOML); the tables of several files are put together. cluster/scenarios has some.
+    #[arg(required = true)]
+    pub(crate) scenario: Vec<PathBuf>,
+    /// Where chance begins; the same seed gives the same run. Default: the scenario's.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Virtual seconds. Default: the scenario's.
+    #[arg(long, value_name = "S")]
+    pub(crate) seconds: Option<f64>,
+    /// How unlucky the run is made, as prove writes it: tail, together, loss, slow, each from 0 to 1.
+    #[arg(long, value_name = "A,B,C,D", default_value_t = Misfortune::NONE)]
+    pub(crate) misfortune: Misfortune,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProveArguments {
+    /// Devices and models (TOML).
+    pub(crate) topology: PathBuf,
+    /// Loads, faults and the length of a run (TOML).
+    pub(crate) load: PathBuf,
+    /// Runs to make, each unluckier than the ones before.
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub(crate) seeds: u64,
+    /// Virtual seconds of a run. Default: the file's.
+    #[arg(long, value_name = "S")]
+    pub(crate) seconds: Option<f64>,
+    /// A job that misses because a device died under it counts as a miss.
+    #[arg(long)]
+    pub(crate) count_loss: bool,
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,

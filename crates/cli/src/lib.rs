@@ -32,6 +32,8 @@ pub fn main() -> ExitCode {
         Command::Plan(options) => commands::plan::run(&paths, &options),
         Command::Replay(options) => commands::replay::run(&options),
         Command::Bench(options) => commands::bench::run(&paths, &options),
+        Command::Simulate(options) => commands::simulate::run(&options),
+        Command::Prove(options) => commands::prove::run(&options),
         Command::Hardware(options) => commands::hardware::run(&options),
         Command::Models(options) => commands::models::run(&paths, &options),
         Command::Ca(options) => commands::ca::run(&options),
