@@ -16,7 +16,9 @@ const RETRY_AFTER_US_MIN: u64 = 1_000;
 /// A model with up to so many lanes has every one of them asked; of more, those that are free first.
 const ASKED_LANES_MAX: usize = 8;
 /// Queued jobs that are looked at for the question whether a new one would make them late.
-const DISPLACED_JOBS_MAX: usize = 128;
+const DISPLACED_JOBS_MAX: usize = 1024;
+/// Most of a lane that more urgent work is expected to take, in thousandths: what is left keeps its guaranteed shares.
+const URGENT_PERMILLE_MAX: u64 = 850;
 /// After so long without a batch of a model, a job that would be refused for what was learned is let in to find out
 /// whether it still holds, in nanoseconds.
 const PROBE_AFTER_NS: u64 = 2_000_000_000;
@@ -317,9 +319,13 @@ impl Scheduler {
         }
         let model = lane.model_index(job.model)?;
         let place = PlaceInLane { model, class, entry, work: job.work, done_ns: 0 };
-        let stretch = self.stretch_permille(slot);
+        let crowding = self.stretch_permille(slot);
+        let pool = self.pools.get(lane.pool.0);
+        // More urgent jobs that are still to come will go before it: at the rate at which they have been coming.
+        let urgent = pool.classes.above_permille(now_ns, class, pool.open_lanes());
+        let stretch = crowding * 1000 / (1000 - urgent.min(URGENT_PERMILLE_MAX));
         let mut completion = lane.completion(now_ns, &place, &self.settings.share_min_permille, stretch);
-        if stretch > 1000 {
+        if crowding > 1000 {
             let own_ns = lane.models[model].unit_ns(job.work);
             completion.at_least(self.due_before_ns(now_ns, lane.device, entry).saturating_add(own_ns));
         }
@@ -369,7 +375,9 @@ impl Scheduler {
         let Some(model) = lane.model_index(job.model) else { return };
         let cost_ns = lane.models[model].unit_ns(job.work);
         let now_ns = self.now_ns;
-        self.pools.get_mut(pool).principals.note(now_ns, job.principal, job.urgency as u8, cost_ns);
+        let pool = self.pools.get_mut(pool);
+        pool.principals.note(now_ns, job.principal, job.urgency as u8, cost_ns);
+        pool.classes.note(now_ns, job.urgency as usize, cost_ns);
         self.planner.note(now_ns, modality, job.urgency, cost_ns);
     }
 }

@@ -238,6 +238,7 @@ impl Lane {
             }
         }
         let own = &self.models[place.model];
+        // Jobs ahead that are in the same batch.
         let mut together = 0;
         for (index, model) in self.models.iter().enumerate() {
             let waiting = &model.queues[place.class];
@@ -253,9 +254,17 @@ impl Lane {
         let lower = place.class + 1..CLASSES;
         let below: u64 =
             lower.filter(|class| self.class_jobs[*class] > 0).map(|class| u64::from(share_min_permille[class])).sum();
-        let own_ns = own.times.expected_ns(together + 1, place.work).saturating_sub(place.done_ns);
+        // Later ones join it until it starts.
+        let jobs = if own.times.gains() {
+            let wait_ns = prediction.expected_ns.saturating_add(queue.expected_ns);
+            let joining = wait_ns.checked_div(own.arrivals.gap_ns).unwrap_or(0);
+            (together + 1).saturating_add(usize::try_from(joining).unwrap_or(usize::MAX)).min(own.times.batch_max())
+        } else {
+            1
+        };
+        let own_ns = own.times.expected_ns(jobs, place.work).saturating_sub(place.done_ns);
         let mut own_turn = Prediction::default();
-        own_turn.add(own_ns, own.times.spread_ns(together + 1, place.work));
+        own_turn.add(own_ns, own.times.spread_ns(jobs, place.work));
         queue.stretch(1000, 1000 - below.min(900));
         queue.stretch(stretch_permille, 1000);
         own_turn.stretch(stretch_permille, 1000);

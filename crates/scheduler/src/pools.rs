@@ -6,9 +6,46 @@ use sensorium_wire::Modality;
 use serde::{Deserialize, Serialize};
 
 use crate::fairness::Principals;
-use crate::lane::LaneSlot;
+use crate::lane::{CLASSES, LaneSlot};
 use crate::ranking::Ranking;
 use crate::types::ModelKey;
+
+/// Offered work counts less and less over this time, in nanoseconds.
+const MEMORY_NS: u64 = 1_000_000_000;
+
+/// What was offered lately by class of urgency.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ClassLoad {
+    offered_ns: [u64; CLASSES],
+    at_ns: u64,
+}
+
+impl ClassLoad {
+    pub(crate) fn note(&mut self, now_ns: u64, class: usize, time_ns: u64) {
+        let elapsed_ns = now_ns.saturating_sub(self.at_ns);
+        // Small steps would be lost in rounding.
+        if elapsed_ns >= MEMORY_NS / 1_000 {
+            self.offered_ns = self.offered_ns.map(|offered_ns| decayed(offered_ns, elapsed_ns));
+            self.at_ns = now_ns;
+        }
+        self.offered_ns[class] = self.offered_ns[class].saturating_add(time_ns);
+    }
+
+    /// The part of so many lanes that more urgent classes ask for, in thousandths.
+    pub(crate) fn above_permille(&self, now_ns: u64, class: usize, lanes: usize) -> u64 {
+        let offered_ns: u64 = self.offered_ns[..class].iter().sum();
+        if offered_ns == 0 {
+            return 0;
+        }
+        let offered_ns = decayed(offered_ns, now_ns.saturating_sub(self.at_ns));
+        offered_ns.saturating_mul(1000) / MEMORY_NS.saturating_mul(lanes.max(1) as u64)
+    }
+}
+
+fn decayed(offered_ns: u64, elapsed_ns: u64) -> u64 {
+    let left = u128::from(offered_ns) * u128::from(MEMORY_NS.saturating_sub(elapsed_ns)) / u128::from(MEMORY_NS);
+    u64::try_from(left).unwrap_or(u64::MAX)
+}
 
 /// Lanes of one modality that serve the same models.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -20,6 +57,7 @@ pub(crate) struct Pool {
     /// By the time at which a lane has done what it has.
     pub(crate) ranking: Ranking,
     pub(crate) principals: Principals,
+    pub(crate) classes: ClassLoad,
 }
 
 impl Pool {

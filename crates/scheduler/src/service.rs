@@ -193,9 +193,12 @@ impl ServiceTimes {
     }
 
     /// The largest batch of at most `jobs` that fits into `left_ns` with its spread. When not even one job fits it is
-    /// all of them: the first is late anyway, and small batches would make more jobs late.
+    /// all of them: the first is late anyway, and small batches would make more jobs late. For the same reason nothing
+    /// is made smaller while there are more jobs than the largest batch takes.
     pub(crate) fn fitting(&self, jobs: usize, left_ns: u64) -> usize {
-        let jobs = jobs.min(self.batch_max());
+        if jobs > self.batch_max() {
+            return self.batch_max();
+        }
         let fits = |size: &usize| self.expected_ns(*size, 0).saturating_add(self.spread_ns(*size, 0)) <= left_ns;
         (1..=jobs).rev().find(fits).unwrap_or(jobs)
     }
@@ -333,6 +336,7 @@ mod tests {
         assert_eq!(times.fitting(4, 199), 3);
         assert_eq!(times.fitting(4, 110), 1);
         assert_eq!(times.fitting(3, 50), 3);
+        assert_eq!(times.fitting(9, 110), 4);
     }
 
     #[test]
