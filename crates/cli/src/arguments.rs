@@ -183,7 +183,8 @@ pub(crate) struct PlanArguments {
 #[derive(Args, Debug)]
 pub(crate) struct ReplayArguments {
     /// A segment (events-N.jsonl) or the folder of a log (events in the data directory).
-    pub(crate) log: PathBuf,
+    #[arg(value_name = "LOG")]
+    pub(crate) segments: PathBuf,
     /// Only this job, by its number in the log.
     #[arg(long, value_name = "KEY")]
     pub(crate) job: Option<u64>,
@@ -246,6 +247,10 @@ pub(crate) struct BenchOverloadArguments {
     /// Seed of the arrival times.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(crate) seed: u64,
+    /// What is sent: JPEG, PNG, WAV or .npy. Default: for models of pictures a frame of the demonstration's street camera
+    /// as JPEG, if ops/setup has fetched it; else noise.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
     /// Folder for arrivals.csv, service.csv and latency.csv, from which the run can be simulated.
     #[arg(long, value_name = "DIR")]
     pub(crate) record: Option<PathBuf>,

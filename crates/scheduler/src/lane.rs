@@ -245,7 +245,9 @@ impl Lane {
             let ahead = waiting.ahead_of(place.entry);
             if index == place.model && model.times.gains() {
                 together = ahead % model.times.batch_max();
-                queue.add(model.times.backlog_ns(ahead - together), 0);
+                if ahead > together {
+                    model.add_first(waiting, ahead - together, &mut queue);
+                }
             } else if ahead > 0 {
                 model.add_first(waiting, ahead, &mut queue);
             }

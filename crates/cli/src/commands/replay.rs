@@ -13,7 +13,7 @@ use crate::arguments::ReplayArguments;
 use crate::error::Outcome;
 
 pub(crate) fn run(arguments: &ReplayArguments) -> Outcome {
-    let segments = segments(&arguments.log)?;
+    let segments = segments(&arguments.segments)?;
     let mut summary = Summary::default();
     for segment in &segments {
         replay(segment, arguments, &mut summary).with_context(|| segment.display().to_string())?;

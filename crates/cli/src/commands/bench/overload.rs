@@ -10,6 +10,7 @@ mod record;
 mod report;
 mod transit;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use anyhow::{Context, bail};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hdrhistogram::Histogram;
 use sensorium_client::{Answer, Client, Job};
-use sensorium_models::manifest::Manifest;
+use sensorium_models::manifest::{Manifest, Prepare};
 use sensorium_wire::{Dtype, limits};
 
 use self::offer::Offer;
@@ -52,7 +53,7 @@ pub(super) fn run(paths: &Paths, arguments: &BenchOverloadArguments) -> Outcome 
     }
     let report = super::super::block_on(async {
         let client = paths.connect(&arguments.reach).await?;
-        let report = measure(&client, arguments).await;
+        let report = measure(&client, &paths.cache, arguments).await;
         client.close().await;
         report
     })??;
@@ -81,9 +82,9 @@ fn check(arguments: &BenchOverloadArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn measure(client: &Client, arguments: &BenchOverloadArguments) -> anyhow::Result<Report> {
+async fn measure(client: &Client, cache: &Path, arguments: &BenchOverloadArguments) -> anyhow::Result<Report> {
     let model = arguments.model.as_str();
-    let sample = Arc::new(sample(client, model).await?);
+    let sample = Arc::new(sample(client, model, arguments.file.as_deref(), cache).await?);
     let mut transit = Transit::default();
     let unloaded_p50_ns = alone(client, model, &sample, &mut transit).await?;
     check_deadline(arguments.deadline, unloaded_p50_ns)?;
@@ -94,6 +95,7 @@ async fn measure(client: &Client, arguments: &BenchOverloadArguments) -> anyhow:
         deadline: arguments.deadline,
         seconds: arguments.seconds,
         seed: arguments.seed,
+        payload: sample.what.clone(),
         capacity_per_s,
         unloaded_p50_ns,
     };
@@ -110,11 +112,18 @@ async fn measure(client: &Client, arguments: &BenchOverloadArguments) -> anyhow:
 }
 
 /// A payload for the model, by the manifest that the node has of it.
-async fn sample(client: &Client, model: &str) -> anyhow::Result<Sample> {
+async fn sample(client: &Client, model: &str, file: Option<&Path>, cache: &Path) -> anyhow::Result<Sample> {
     let manifests: Vec<Manifest> = serde_json::from_str(&client.query("models").await?)
         .context("the node's list of models is not understood; is it of another version?")?;
     if let Some(manifest) = manifests.iter().find(|manifest| manifest.name == model) {
-        return Sample::new(manifest, ANY_TENSOR_BYTES);
+        let camera = || match manifest.prepare {
+            Prepare::Image { .. } => Sample::camera(model, cache),
+            _ => None,
+        };
+        return match file {
+            Some(file) => Sample::of_file(model, file),
+            None => camera().map_or_else(|| Sample::new(manifest, ANY_TENSOR_BYTES), Ok),
+        };
     }
     // The node says what is wrong with the name, as it does to every client.
     let job = Job::tensor(model, Dtype::U8, &[1]).deadline_ms(FAR_DEADLINE_MS);

@@ -1,14 +1,23 @@
 //! A payload that suits a model, for measurements.
 
+use std::path::Path;
+use std::process::{Command, Stdio};
+
 use anyhow::bail;
 use bytes::Bytes;
 use sensorium_client::Job;
 use sensorium_models::manifest::{Dim, Manifest, Prepare};
-use sensorium_wire::Dtype;
+use sensorium_wire::{Dtype, JobId};
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
+
+use crate::payload::{self, FileJob};
 
 /// A payload that suits a model, and how to describe it.
 pub(super) struct Sample {
+    /// What it is, in words.
+    pub(super) what: String,
+    /// From a file: the job that describes it.
+    pub(super) described: Option<Job>,
     pub(super) kind: PayloadKind,
     pub(super) dtype: Dtype,
     pub(super) dims: Vec<u32>,
@@ -17,6 +26,40 @@ pub(super) struct Sample {
 }
 
 impl Sample {
+    /// What a file holds.
+    pub(super) fn of_file(model: &str, path: &Path) -> anyhow::Result<Self> {
+        let FileJob { job, payload } = payload::read(model, path)?;
+        let what = format!("{}, {} bytes", path.display(), payload.len());
+        Ok(Self::described(job, payload.into(), what))
+    }
+
+    /// A frame of the demonstration's street camera, as a camera would send it; `None` when it was not fetched.
+    pub(super) fn camera(model: &str, cache: &Path) -> Option<Self> {
+        let media = cache.join("media/vtest.avi");
+        let frame = Command::new("ffmpeg")
+            .args(["-v", "error", "-ss", "10", "-i"])
+            .arg(&media)
+            .args(["-frames:v", "1", "-q:v", "4", "-c:v", "mjpeg", "-f", "image2pipe", "-"])
+            .stdin(Stdio::null())
+            .output()
+            .ok()?;
+        let bytes = Bytes::from(frame.stdout);
+        let what = format!("a street camera's frame, 768 x 576 JPEG, {} bytes", bytes.len());
+        (frame.status.success() && !bytes.is_empty()).then(|| Self::described(Job::image(model), bytes, what))
+    }
+
+    fn described(job: Job, bytes: Bytes, what: String) -> Self {
+        Self {
+            what,
+            described: Some(job),
+            kind: PayloadKind::Tensor,
+            dtype: Dtype::U8,
+            dims: Vec::new(),
+            sample_rate_hz: 0,
+            bytes,
+        }
+    }
+
     /// A payload of noise: never only zeros, which some kernels are quicker on.
     pub(super) fn new(manifest: &Manifest, bytes: u32) -> anyhow::Result<Self> {
         let noise = |count: usize| -> Vec<u8> {
@@ -34,6 +77,8 @@ impl Sample {
                 .flat_map(|byte| (f32::from(*byte) / 512.0 - 0.25).to_le_bytes())
                 .collect::<Vec<u8>>();
             Self {
+                what: format!("noise, {samples} samples"),
+                described: None,
                 kind: PayloadKind::Pcm,
                 dtype: Dtype::F32,
                 dims: vec![samples, 1],
@@ -42,7 +87,15 @@ impl Sample {
             }
         };
         let raw =
-            |kind, dtype, dims, bytes: Vec<u8>| Self { kind, dtype, dims, sample_rate_hz: 0, bytes: bytes.into() };
+            |kind, dtype, dims, bytes: Vec<u8>| Self {
+                what: format!("noise, {} bytes", bytes.len()),
+                described: None,
+                kind,
+                dtype,
+                dims,
+                sample_rate_hz: 0,
+                bytes: bytes.into(),
+            };
         Ok(match &manifest.prepare {
             Prepare::Image { .. } => raw(PayloadKind::RawFrame, Dtype::U8, vec![480, 640], noise(640 * 480 * 3)),
             Prepare::Windows { sample_rate_hz, window_samples, .. } => pcm(*window_samples, *sample_rate_hz),
@@ -73,6 +126,10 @@ impl Sample {
 
     /// A job of this payload, without a deadline of its own.
     pub(super) fn job(&self, model: &str) -> Job {
+        if let Some(job) = &self.described {
+            // The same job again would only get the same answer again.
+            return job.clone().job_id(JobId(rand::random()));
+        }
         match self.kind {
             PayloadKind::RawFrame => Job::frame(model, self.dims[1], self.dims[0], PixelFormat::Rgb24),
             PayloadKind::Pcm => Job::pcm(model, self.dtype, self.dims[0], self.dims[1], self.sample_rate_hz),

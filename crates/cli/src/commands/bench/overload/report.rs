@@ -12,6 +12,8 @@ use crate::show::{duration, micros};
 /// What was offered, and what it is compared with.
 pub(super) struct Setting {
     pub(super) model: String,
+    /// What was sent, in words.
+    pub(super) payload: String,
     pub(super) load: f64,
     pub(super) deadline: Duration,
     pub(super) seconds: f64,
@@ -73,7 +75,7 @@ impl Report {
         let (latencies, refusals, lags) = (self.on_time_latencies(), self.refusals(), self.lags());
         let (goodput_per_s, unloaded_us) = (self.goodput_per_s(), micros(setting.unloaded_p50_ns));
         json!({
-            "model": setting.model, "load": setting.load, "deadline_ms": micros(nanos(setting.deadline)) / 1000.0,
+            "model": setting.model, "payload": setting.payload, "load": setting.load, "deadline_ms": micros(nanos(setting.deadline)) / 1000.0,
             "seconds": setting.seconds, "seed": setting.seed,
             "capacity_per_s": rounded(setting.capacity_per_s, 100.0), "unloaded_p50_us": unloaded_us,
             "offered": self.offered(), "accepted": self.accepted(), "refused": self.count(End::Refused),
@@ -107,6 +109,7 @@ impl Report {
                 humantime::format_duration(setting.deadline),
                 setting.seed
             ),
+            format!("payload          {}", setting.payload),
             format!("capacity         {:.1} jobs a second", setting.capacity_per_s),
             format!("one job alone    p50 {}", duration(setting.unloaded_p50_ns)),
             format!("offered          {}: {} refused, {accepted} accepted", self.offered(), self.count(End::Refused)),
@@ -172,6 +175,7 @@ mod tests {
         });
         let setting = Setting {
             model: "nanodet".to_owned(),
+            payload: "noise, 5 bytes".to_owned(),
             load: 2.0,
             deadline: Duration::from_millis(100),
             seconds: 2.0,
