@@ -50,8 +50,10 @@ const fn bounds() -> [u64; STEPS] {
     bounds
 }
 
-/// Which quantiles are wanted: the middle, and one so far out that a job predicted by it is late about once in a
-/// thousand times.
+/// The last so many samples are looked at by themselves: a device that turns slow stays slow for a while.
+const RECENT: usize = 5;
+
+/// Which quantiles are wanted: the median, or that of the last few samples if it is higher, and the 99th percentile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Quantiles {
     /// In 1/1024 of the profile's median.
@@ -65,7 +67,11 @@ pub struct Ratios {
     counts: Vec<u16>,
     total: u16,
     unread: u16,
+    recent: [u32; RECENT],
+    next: u8,
     quantiles: Quantiles,
+    /// Of all samples.
+    median: u32,
 }
 
 impl Ratios {
@@ -75,7 +81,10 @@ impl Ratios {
             counts: vec![0; STEPS],
             total: PRIOR_SAMPLES,
             unread: 0,
+            recent: [0; RECENT],
+            next: 0,
             quantiles: Quantiles { middle: 1024, tail: 1024 },
+            median: 1024,
         };
         ratios.counts[step(ONE)] += PRIOR_SAMPLES - 1;
         ratios.counts[step(ratio(p99_ns, p50_ns))] += 1;
@@ -93,6 +102,8 @@ impl Ratios {
             return;
         }
         let step = step(ratio(took_ns, profile_ns));
+        self.recent[usize::from(self.next)] = u32::try_from(middle_of(step)).unwrap_or(u32::MAX);
+        self.next = if usize::from(self.next) + 1 < RECENT { self.next + 1 } else { 0 };
         self.counts[step] += 1;
         self.total += 1;
         if self.total >= SAMPLES_MAX {
@@ -102,6 +113,7 @@ impl Ratios {
         if self.unread >= READ_EVERY || self.total < 4 * PRIOR_SAMPLES {
             self.read();
         }
+        self.combine();
     }
 
     /// Trusts what was seen so far only half as much.
@@ -117,17 +129,22 @@ impl Ratios {
             scaled[step(middle_of(at).saturating_mul(percent) / 100)] += count;
         }
         self.counts = scaled;
+        self.recent = [0; RECENT];
         self.read();
     }
 
     fn read(&mut self) {
         self.unread = 0;
-        let middle = self.quantile(500);
-        let (p99, highest) = (self.quantile(990), self.quantile(1000));
-        // A single stall is no reason to refuse for minutes, so the tail reaches at most as far beyond the 99th
-        // percentile as that lies beyond the middle.
-        let tail = highest.min(middle + 2 * p99.saturating_sub(middle));
-        self.quantiles = Quantiles { middle, tail };
+        self.median = self.quantile(500);
+        self.quantiles.tail = self.quantile(990);
+        self.combine();
+    }
+
+    /// The median of the last few samples does not care for a single stall.
+    fn combine(&mut self) {
+        let mut recent = self.recent;
+        recent.sort_unstable();
+        self.quantiles.middle = self.median.max(recent[RECENT / 2]);
     }
 
     fn quantile(&self, permille: u32) -> u32 {
@@ -178,6 +195,18 @@ mod tests {
         }
         let Quantiles { middle, tail } = ratios.quantiles();
         assert!((1_950..=2_150).contains(&middle) && tail >= middle && tail < 2_300, "{middle} {tail}");
+    }
+
+    #[test]
+    fn a_slow_spell_is_believed_after_three_batches_and_over_soon() {
+        let mut ratios = Ratios::of_profile(1_000, 1_100);
+        (0..300).for_each(|_| ratios.note(1_000, 1_000));
+        (0..2).for_each(|_| ratios.note(1_500, 1_000));
+        assert!(ratios.quantiles().middle < 1_100);
+        ratios.note(1_500, 1_000);
+        assert!(ratios.quantiles().middle > 1_450);
+        (0..3).for_each(|_| ratios.note(1_000, 1_000));
+        assert!(ratios.quantiles().middle < 1_100);
     }
 
     #[test]

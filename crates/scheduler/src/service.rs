@@ -174,7 +174,7 @@ impl ServiceTimes {
         scaled(self.profile(jobs), self.quantiles(work).middle)
     }
 
-    /// How much longer than that one in about a thousand batches takes.
+    /// How much longer than that one in a hundred batches takes.
     pub(crate) fn spread_ns(&self, jobs: usize, work: u64) -> u64 {
         let Quantiles { middle, tail } = self.quantiles(work);
         scaled(self.profile(jobs), tail.saturating_sub(middle))
@@ -314,7 +314,7 @@ mod tests {
         assert_eq!(times.expected_ns(5, 0), 300);
         assert_eq!(times.expected_ns(8, 0), 480);
         let spread_ns = times.spread_ns(2, 0);
-        assert!((140..=165).contains(&spread_ns), "as far beyond the middle as the profile's tail: {spread_ns}");
+        assert!((140..=165).contains(&spread_ns), "as the profile's tail for one job: {spread_ns}");
         assert_eq!(times.backlog_ns(0), 0);
         assert_eq!(times.backlog_ns(9), 580);
     }

@@ -7,8 +7,8 @@ use anyhow::bail;
 use bytes::Bytes;
 use sensorium_client::Job;
 use sensorium_models::manifest::{Dim, Manifest, Prepare};
-use sensorium_wire::{Dtype, JobId};
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
+use sensorium_wire::{Dtype, JobId};
 
 use crate::payload::{self, FileJob};
 
@@ -86,16 +86,15 @@ impl Sample {
                 bytes: sound.into(),
             }
         };
-        let raw =
-            |kind, dtype, dims, bytes: Vec<u8>| Self {
-                what: format!("noise, {} bytes", bytes.len()),
-                described: None,
-                kind,
-                dtype,
-                dims,
-                sample_rate_hz: 0,
-                bytes: bytes.into(),
-            };
+        let raw = |kind, dtype, dims, bytes: Vec<u8>| Self {
+            what: format!("noise, {} bytes", bytes.len()),
+            described: None,
+            kind,
+            dtype,
+            dims,
+            sample_rate_hz: 0,
+            bytes: bytes.into(),
+        };
         Ok(match &manifest.prepare {
             Prepare::Image { .. } => raw(PayloadKind::RawFrame, Dtype::U8, vec![480, 640], noise(640 * 480 * 3)),
             Prepare::Windows { sample_rate_hz, window_samples, .. } => pcm(*window_samples, *sample_rate_hz),
