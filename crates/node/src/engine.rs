@@ -84,18 +84,22 @@ struct Core {
     next_run: u64,
 }
 
+/// What a data path is made of.
+pub struct EngineSetup {
+    pub node: String,
+    pub slab: Arc<Slab>,
+    pub models: ModelTable,
+    pub settings: Settings,
+    pub injection: Injection,
+    pub learned: LearnedTimes,
+    /// Where scheduling decisions are written down, if they are.
+    pub log: Option<EventLog>,
+}
+
 impl Engine {
     /// `on_hung` is called, with the device's number and a sentence, when a worker must be replaced.
-    pub fn new(
-        node: &str,
-        slab: Arc<Slab>,
-        models: ModelTable,
-        settings: Settings,
-        injection: Injection,
-        learned: LearnedTimes,
-        log: Option<EventLog>,
-        on_hung: impl Fn(u32, String) + Send + Sync + 'static,
-    ) -> Arc<Self> {
+    pub fn new(setup: EngineSetup, on_hung: impl Fn(u32, String) + Send + Sync + 'static) -> Arc<Self> {
+        let EngineSetup { node, slab, models, settings, injection, learned, log } = setup;
         let mut scheduler = Scheduler::new(settings);
         let mut commands = Vec::new();
         for info in models.iter() {
@@ -113,7 +117,7 @@ impl Engine {
             next_run: 1,
         };
         Arc::new(Self {
-            node: Name::cut(node),
+            node: Name::cut(&node),
             slab,
             models,
             injection,

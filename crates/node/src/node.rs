@@ -31,7 +31,7 @@ use crate::board::{Board, DeviceState};
 use crate::config::{ConfigError, NodeConfig};
 use crate::data::{DataDirectory, DataError, DataLock, NodeFile};
 use crate::desk::NodeDesk;
-use crate::engine::{Engine, EventLog, EventLogError, LearnedTimes, ModelTable};
+use crate::engine::{Engine, EngineSetup, EventLog, EventLogError, LearnedTimes, ModelTable};
 use crate::gateway::Gateway;
 use crate::peers;
 use crate::session::SessionLimits;
@@ -150,20 +150,20 @@ impl Node {
             }
         };
         let hung_board = Arc::clone(&board);
-        let engine = Engine::new(
-            &name,
+        let setup = EngineSetup {
+            node: name.clone(),
             slab,
             models,
-            config.settings(),
-            config.inject.clone(),
+            settings: config.settings(),
+            injection: config.inject.clone(),
             learned,
             log,
-            move |device, reason| {
-                if let Some(actor) = hung_board.address(device) {
-                    let _ = actor.cast(DeviceMessage::ReplaceWorker { incarnation: None, reason });
-                }
-            },
-        );
+        };
+        let engine = Engine::new(setup, move |device, reason| {
+            if let Some(actor) = hung_board.address(device) {
+                let _ = actor.cast(DeviceMessage::ReplaceWorker { incarnation: None, reason });
+            }
+        });
 
         let (listener, cluster_listener) = {
             let _api = api.handle().enter();

@@ -328,6 +328,8 @@ impl Scheduler {
         if crowding > 1000 {
             let own_ns = lane.models[model].unit_ns(job.work);
             completion.at_least(self.due_before_ns(now_ns, lane.device, entry).saturating_add(own_ns));
+            // A batch that runs is not interrupted, whatever its lane's share.
+            completion.add(self.blocking_ns(slot), 0);
         }
         Some(Candidate { lane: slot, model, completion })
     }
@@ -343,6 +345,14 @@ impl Scheduler {
             total_ns.saturating_add(lane.committed(now_ns).expected_ns).saturating_add(due_ns)
         });
         total_ns / device.lanes_at_once_max as u64
+    }
+
+    /// How long another lane's batch may hold up a lane of a crowded device.
+    fn blocking_ns(&self, slot: LaneSlot) -> u64 {
+        let device = &self.devices[&self.lane(slot).device];
+        let others = device.lanes.iter().filter(|other| **other != slot).map(|other| self.lane(*other));
+        let models = others.filter(|lane| lane.is_busy()).flat_map(|lane| lane.models.iter());
+        models.map(|model| model.longest_batch_ns()).max().unwrap_or(0)
     }
 
     /// The lane for a job that was accepted before: the best one, on time or not.

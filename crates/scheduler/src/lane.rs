@@ -298,6 +298,12 @@ impl LaneModel {
         }
     }
 
+    /// How long a batch of it may hold the device.
+    pub(crate) fn longest_batch_ns(&self) -> u64 {
+        let whole_ns = self.times.expected_ns(self.times.batch_max(), 0);
+        if self.slice_ns > 0 { whole_ns.min(self.slice_ns) } else { whole_ns }
+    }
+
     /// Time for everything in one of its queues.
     pub(crate) fn cost_ns(&self, queue: &EdfQueue) -> u64 {
         if self.times.gains() { self.times.backlog_ns(queue.len()) } else { queue.total_ns() }
