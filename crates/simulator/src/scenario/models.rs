@@ -53,7 +53,7 @@ pub(super) fn model(place: &Place<'_>, raw: &RawModel, attached: Attached<'_>) -
         run_ns_max: ms("run_ms_max", raw.run_ms_max, 0.0)?,
         slice_ns: ms("slice_ms", raw.slice_ms, 0.0)?,
         batch_wait_ns: ms("batch_wait_ms", raw.batch_wait_ms, 0.0)?,
-        profile: Profile::new(rows, batch_max, samples_ns),
+        profile: Profile::new(rows, batch_max, &samples_ns),
     })
 }
 

@@ -23,6 +23,9 @@ struct Batch {
     started_ns: u64,
 }
 
+/// How far apart lanes begin in a recording of service times.
+const LANES_APART: usize = 997;
+
 /// One incarnation of a lane.
 #[derive(Debug)]
 struct Lane {
@@ -32,6 +35,8 @@ struct Lane {
     alive: bool,
     /// Oldest first; the first one runs.
     batches: VecDeque<Batch>,
+    /// Batches started.
+    turns: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -105,7 +110,14 @@ impl<D: Decide> Simulation<'_, D> {
         for (modality, served) in &of_group.lanes {
             let lane = LaneId(u32::try_from(self.devices.lanes.len()).map_err(|_| "too many lanes".to_owned())?);
             let (device, modality, opened_ns) = (device.0, *modality, self.now_ns);
-            self.devices.lanes.push(Lane { device, modality, opened_ns, alive: true, batches: VecDeque::new() });
+            self.devices.lanes.push(Lane {
+                device,
+                modality,
+                opened_ns,
+                alive: true,
+                batches: VecDeque::new(),
+                turns: 0,
+            });
             self.devices.devices[device as usize].lanes.push(lane);
             let learned = &mut self.devices.devices[device as usize].learned;
             let policies = served.iter().map(|model| {
@@ -159,10 +171,13 @@ impl<D: Decide> Simulation<'_, D> {
         let speed = group.time_factor * device.slowness * crowding;
         let median_ns = model.profile.median_ns(batch.jobs.len()) * speed;
         let (tail, chance) = (self.misfortune.tail(), &mut self.of_service);
+        // Lanes go through a recording from different places.
+        let turn = of_lane.turns + lane.0 as usize * LANES_APART;
+        of_lane.turns += 1;
         let mut longest_ns: f64 = 0.0;
         if model.slice_ns > 0 {
             for job in &batch.jobs {
-                let luck = self.items.luck(job.key, || model.profile.luck(batch.jobs.len(), tail, chance));
+                let luck = self.items.luck(job.key, || model.profile.luck(batch.jobs.len(), turn, tail, chance));
                 longest_ns = longest_ns.max(median_ns * luck * self.items.factor(job.key, self.scenario));
             }
             longest_ns = longest_ns.min(float(model.slice_ns));
@@ -172,7 +187,7 @@ impl<D: Decide> Simulation<'_, D> {
         } else {
             let factors: f64 = batch.jobs.iter().map(|job| self.items.factor(job.key, self.scenario)).sum();
             let mean_factor = factors / float(batch.jobs.len() as u64);
-            longest_ns = median_ns * model.profile.luck(batch.jobs.len(), tail, chance) * mean_factor;
+            longest_ns = median_ns * model.profile.luck(batch.jobs.len(), turn, tail, chance) * mean_factor;
         }
         if chance.happens(group.hiccup_probability) {
             longest_ns += float(group.hiccup_ns);
