@@ -110,7 +110,10 @@ impl Scheduler {
     /// How long the next batch of any other of these lanes may take.
     fn longest_turn_ns(&self, lanes: &[LaneSlot], but: LaneSlot) -> u64 {
         let others = lanes.iter().filter(|slot| **slot != but);
-        let turns = others.filter_map(|slot| Some(self.lane(*slot).turn(self.now_ns)?.head.cost_ns));
+        let turns = others.filter_map(|slot| {
+            let lane = self.lane(*slot);
+            Some(lane.batch_ns(&lane.turn(self.now_ns)?))
+        });
         turns.max().unwrap_or(0)
     }
 

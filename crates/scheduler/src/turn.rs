@@ -10,7 +10,7 @@ use crate::lane::{CLASSES, Lane};
 use crate::queue::Entry;
 
 /// Jobs per class and model that are looked at for the question whether a class can wait.
-const LOOK_AHEAD_JOBS_MAX: usize = 16;
+const LOOK_AHEAD_JOBS_MAX: usize = 256;
 
 /// The model, class and job whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,8 @@ impl Lane {
         Some(top)
     }
 
-    fn batch_ns(&self, turn: &Turn) -> u64 {
+    /// How long the batch of this turn takes.
+    pub(crate) fn batch_ns(&self, turn: &Turn) -> u64 {
         let model = &self.models[turn.model];
         if model.times.gains() {
             let jobs = model.queues[turn.class].len().min(model.times.batch_max());
@@ -63,8 +64,14 @@ impl Lane {
         if self.class_jobs[class] == 0 {
             return true;
         }
-        let mut entries: SmallVec<[Entry; LOOK_AHEAD_JOBS_MAX]> = SmallVec::new();
-        for model in &self.models {
+        let mut entries: SmallVec<[Entry; 16]> = SmallVec::new();
+        // A job is done when its batch is, not when its part of it would be.
+        let mut batch_ns = 0;
+        for model in self.models.iter().filter(|model| !model.queues[class].is_empty()) {
+            if model.times.gains() {
+                let jobs = model.queues[class].len().min(model.times.batch_max());
+                batch_ns = batch_ns.max(model.times.expected_ns(jobs, 0));
+            }
             entries.extend(model.queues[class].iter().take(LOOK_AHEAD_JOBS_MAX).copied());
         }
         entries.sort_unstable();
@@ -72,7 +79,7 @@ impl Lane {
         entries.iter().all(|entry| {
             at_ns = at_ns.saturating_add(entry.cost_ns);
             // An eighth of its time is left as a margin.
-            at_ns.saturating_add(entry.cost_ns / 8) <= entry.order_ns
+            at_ns.saturating_add(batch_ns.max(entry.cost_ns / 8)) <= entry.order_ns
         })
     }
 }

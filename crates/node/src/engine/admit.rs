@@ -73,6 +73,13 @@ fn stream_key(caller: CallerId, header: &SubmitHeader) -> StreamKey {
     StreamKey(bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)))
 }
 
+impl Admitted {
+    /// When its header was decoded.
+    pub fn header_ns(&self) -> u64 {
+        self.times.header_ns
+    }
+}
+
 impl Engine {
     /// Judges a header before any byte of the payload is taken: limits, rights, model, deadline, prediction, memory.
     ///
@@ -204,10 +211,14 @@ impl Engine {
         let _ = self.handle(&mut core, Event::JobArrived(Job { key, ..job }));
     }
 
-    /// Answers a job that was not accepted.
-    pub fn refuse(&self, header: &SubmitHeader, reply: Reply, rejection: Rejection) {
+    /// Answers a job that was not accepted, whose header was decoded at `header_ns`; the receipt says how long that took.
+    pub fn refuse(&self, header: &SubmitHeader, reply: Reply, rejection: Rejection, header_ns: u64) {
         self.counters.refused.fetch_add(1, Ordering::Relaxed);
-        self.send(reply, Delivered::rejection(header.job_id, Outcome::Refused, rejection, self.node));
+        let mut answer = Delivered::rejection(header.job_id, Outcome::Refused, rejection, self.node);
+        let receipt = &mut answer.header.receipt;
+        receipt.node_ns = now_ns().saturating_sub(header_ns);
+        receipt.stage_ns[Stage::Admit as usize] = receipt.node_ns;
+        self.send(reply, answer);
     }
 
     /// The caller takes a job back. Nothing happens when it is not in flight.

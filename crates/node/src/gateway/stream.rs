@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use sensorium_device::clock::now_ns;
 use sensorium_transport::{FrameReader, Outbox, Payload, Step};
 use sensorium_wire::codec::{decode_header, decode_submit, put_frame};
 use sensorium_wire::frame::FrameError;
@@ -119,7 +120,7 @@ impl Stream {
         if let Sink::Job { admitted, written, reply } = std::mem::replace(&mut self.sink, Sink::Discard) {
             let detail = format!("the stream ended inside the payload, after {written} bytes");
             let rejection = Rejection::new(Reason::InvalidPayload, detail);
-            self.peer.gateway.engine.refuse(&admitted.header, reply, rejection);
+            self.peer.gateway.engine.refuse(&admitted.header, reply, rejection, admitted.header_ns());
         }
         if !self.answers_pending {
             self.outbox.finish();
@@ -147,6 +148,7 @@ impl Stream {
 
     /// Judges a job by its header. A refused large job's payload is not taken: its stream is stopped.
     fn submit(&mut self, prelude: Prelude, header: &SubmitHeader) -> Result<(), StreamEnd> {
+        let header_ns = now_ns();
         let peer = &self.peer;
         let own_stream = prelude.payload_bytes > limits::COALESCED_PAYLOAD_BYTES_MAX;
         let in_flight = &peer.in_flight;
@@ -178,7 +180,7 @@ impl Stream {
         match admitted {
             Ok(admitted) => self.sink = Sink::Job { admitted: Box::new(admitted), written: 0, reply },
             Err(rejection) => {
-                engine.refuse(header, reply, rejection);
+                engine.refuse(header, reply, rejection, header_ns);
                 self.sink = Sink::Discard;
                 if own_stream {
                     return Err(StreamEnd::Stopped);

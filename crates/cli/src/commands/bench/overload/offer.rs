@@ -58,6 +58,8 @@ pub(super) struct Ending {
     pub(super) lag_ns: u64,
     /// Time in the worker, for results.
     pub(super) service_ns: Option<u64>,
+    /// Time in the node, by the receipt.
+    pub(super) node_ns: u64,
 }
 
 /// What is offered.
@@ -152,12 +154,14 @@ impl Sender {
         let answer = self.client.submit(job, self.sample.bytes.clone()).await;
         let latency = scheduled.elapsed();
         let end = judge(&answer, latency <= self.deadline);
+        let node_ns = answer.as_ref().map_or(0, |answer| answer.header.receipt.node_ns);
         let result = answer.ok().filter(Answer::is_result);
         let ending = Ending {
             offset_us,
             end,
             latency_ns: nanos(latency),
             lag_ns: nanos(lag),
+            node_ns,
             service_ns: result.as_ref().map(|answer| service_ns(&answer.header.receipt)),
         };
         (ending, result.map(|answer| answer.network_ns()))

@@ -65,6 +65,12 @@ impl Report {
         Quantiles::new(refused.map(|ending| ending.latency_ns.saturating_sub(ending.lag_ns)))
     }
 
+    /// From the decoded header to the queued refusal, by the node's clock.
+    fn refusals_in_node(&self) -> Quantiles {
+        let refused = self.endings.iter().filter(|ending| ending.end == End::Refused);
+        Quantiles::new(refused.map(|ending| ending.node_ns))
+    }
+
     /// How far behind the schedule jobs were handed over.
     fn lags(&self) -> Quantiles {
         Quantiles::new(self.endings.iter().map(|ending| ending.lag_ns))
@@ -85,6 +91,7 @@ impl Report {
             "goodput_ratio": rounded(goodput_per_s / setting.capacity_per_s, 1000.0),
             "on_time_of_accepted": self.on_time_of_accepted().map(|ratio| rounded(ratio, 10_000.0)),
             "refusal_p50_us": refusals.at(0.5).map(micros), "refusal_p99_us": refusals.at(0.99).map(micros),
+            "refusal_node_p99_us": self.refusals_in_node().at(0.99).map(micros),
             "latency_p50_us": latencies.at(0.5).map(micros), "latency_p99_us": latencies.at(0.99).map(micros),
             "fresh_us": self.fresh_ns.map(micros),
             "fresh_over_unloaded_us": self.fresh_ns.map(|ns| rounded(micros(ns) - unloaded_us, 100.0)),
@@ -126,7 +133,11 @@ impl Report {
                 self.goodput_per_s() / setting.capacity_per_s
             ),
             format!("on time          {} after the scheduled arrival", both(&self.on_time_latencies())),
-            format!("refusals         {}", both(&self.refusals())),
+            format!(
+                "refusals         {}; in the node p99 {}",
+                both(&self.refusals()),
+                shown(self.refusals_in_node().at(0.99))
+            ),
             format!("one job after it {}", shown(self.fresh_ns)),
             format!(
                 "this client      p99 {} behind the schedule; {} kept back for the way",
@@ -171,6 +182,7 @@ mod tests {
             end: *end,
             latency_ns: latency_ms * 1_000_000,
             lag_ns: 500_000,
+            node_ns: 40_000,
             service_ns: None,
         });
         let setting = Setting {
