@@ -38,6 +38,19 @@ fn every_scenario_runs_without_a_broken_rule() {
     }
 }
 
+/// Half a device moves from cameras to microphones and back, while both ask for more than they get; and a device with long
+/// batches is offered nearly twice what it can do. Nothing that was accepted is late.
+#[test]
+fn what_was_accepted_is_on_time_when_shares_move_and_under_overload() {
+    for name in ["move-half.toml", "overload.toml"] {
+        let scenario = read(&[folder().join(name)]);
+        let report = simulate(&scenario, scenario.seed(), Misfortune::NONE).unwrap();
+        let outcomes = &report.outcomes;
+        assert!(outcomes.accepted > 10_000 && outcomes.refused > 10_000, "{name}: {report:?}");
+        assert_eq!((outcomes.late, outcomes.expired, outcomes.lost), (0, 0, 0), "{name}: {report:?}");
+    }
+}
+
 #[test]
 fn a_topology_and_a_load_can_be_proven_together() {
     let prove_folder = folder().join("prove");
