@@ -222,7 +222,7 @@ impl Scheduler {
             return Ok(());
         }
         let pool = self.pools.get(lane.pool.0);
-        let part = pool.principals.limit_permille(now_ns, job.principal, job.urgency as u8, pool.open_lanes());
+        let part = pool.principals.limit_permille(now_ns, job.principal, job.urgency as u8, pool.serving_lanes());
         if part >= 1000 {
             return Ok(());
         }
@@ -322,7 +322,7 @@ impl Scheduler {
         let crowding = self.stretch_permille(slot);
         let pool = self.pools.get(lane.pool.0);
         // More urgent jobs that are still to come will go before it: at the rate at which they have been coming.
-        let urgent = pool.classes.above_permille(now_ns, class, pool.open_lanes());
+        let urgent = pool.classes.above_permille(now_ns, class, pool.serving_lanes());
         let stretch = crowding * 1000 / (1000 - urgent.min(URGENT_PERMILLE_MAX));
         let mut completion = lane.completion(now_ns, &place, &self.settings.share_min_permille, stretch);
         if crowding > 1000 {

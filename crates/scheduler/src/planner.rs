@@ -299,6 +299,7 @@ impl Scheduler {
         let shares = self.planner.deal(self.devices.iter());
         let same = |(device, shares): &(DeviceId, Shares)| self.devices[device].shares == *shares;
         if shares.iter().all(same) && !changed {
+            self.count_serving();
             return;
         }
         self.planner.epoch += 1;
@@ -320,10 +321,20 @@ impl Scheduler {
                 }
             }
         }
+        self.count_serving();
         for slot in without {
             self.move_elsewhere(slot);
         }
         self.dispatch_all(out);
+    }
+
+    /// Lanes came, went, or have other shares.
+    fn count_serving(&mut self) {
+        for pool in 0..self.pools.len() {
+            let lanes = self.pools.get(pool).lanes();
+            let serving = lanes.filter(|slot| self.lane(*slot).share_permille > 0).count();
+            self.pools.get_mut(pool).set_serving(serving);
+        }
     }
 
     /// Queued jobs of a lane that lost its share go where they are on time; the others stay, for they were promised.

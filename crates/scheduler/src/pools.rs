@@ -54,6 +54,8 @@ pub(crate) struct Pool {
     places: Vec<Option<LaneSlot>>,
     free: Vec<usize>,
     open: usize,
+    /// Of these, with a share of their device.
+    serving: usize,
     /// By the time at which a lane has done what it has.
     pub(crate) ranking: Ranking,
     pub(crate) principals: Principals,
@@ -79,8 +81,17 @@ impl Pool {
         }
     }
 
-    pub(crate) fn open_lanes(&self) -> usize {
-        self.open
+    /// Lanes among which its work is spread: those with a share, or all when none has one.
+    pub(crate) fn serving_lanes(&self) -> usize {
+        if self.serving > 0 { self.serving } else { self.open }
+    }
+
+    pub(crate) fn set_serving(&mut self, lanes: usize) {
+        self.serving = lanes;
+    }
+
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = LaneSlot> {
+        self.places.iter().flatten().copied()
     }
 
     /// The lane that is free first, and when.
@@ -106,6 +117,10 @@ impl Pools {
             pools.push(Pool::default());
             pools.len() - 1
         })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.pools.len()
     }
 
     pub(crate) fn get(&self, pool: usize) -> &Pool {
