@@ -318,7 +318,7 @@ impl Scheduler {
             return None;
         }
         let model = lane.model_index(job.model)?;
-        let place = PlaceInLane { model, class, entry, work: job.work, done_ns: 0 };
+        let place = PlaceInLane { model, class, entry, work: job.work };
         let crowding = self.stretch_permille(slot);
         let pool = self.pools.get(lane.pool.0);
         // More urgent jobs that are still to come will go before it: at the rate at which they have been coming.

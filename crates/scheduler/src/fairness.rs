@@ -6,10 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::decay::{MEMORY_NS, decayed};
 use crate::types::PrincipalKey;
 
-/// What was offered counts less and less over this time, in nanoseconds.
-const MEMORY_NS: u64 = 1_000_000_000;
 /// Room that is kept for a principal beyond what it offered, in percent, so that it can grow.
 const HEADROOM_PERCENT: u64 = 125;
 /// Principals that are remembered per pool; of more, the one that was silent for longest is forgotten.
@@ -26,9 +25,7 @@ struct Use {
 
 impl Use {
     fn offered_ns(&self, now_ns: u64) -> u64 {
-        let left_ns = MEMORY_NS.saturating_sub(now_ns.saturating_sub(self.at_ns));
-        let offered = u128::from(self.offered_ns) * u128::from(left_ns) / u128::from(MEMORY_NS);
-        u64::try_from(offered).unwrap_or(u64::MAX)
+        decayed(self.offered_ns, now_ns.saturating_sub(self.at_ns))
     }
 }
 

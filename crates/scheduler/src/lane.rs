@@ -264,7 +264,7 @@ impl Lane {
         } else {
             1
         };
-        let own_ns = own.times.expected_ns(jobs, place.work).saturating_sub(place.done_ns);
+        let own_ns = own.times.expected_ns(jobs, place.work);
         let mut own_turn = Prediction::default();
         own_turn.add(own_ns, own.times.spread_ns(jobs, place.work));
         queue.stretch(1000, 1000 - below.min(900));
@@ -283,8 +283,6 @@ pub(crate) struct PlaceInLane<'a> {
     pub(crate) class: usize,
     pub(crate) entry: &'a Entry,
     pub(crate) work: u64,
-    /// Of its time, what has been done in slices.
-    pub(crate) done_ns: u64,
 }
 
 impl LaneModel {

@@ -7,6 +7,7 @@
 
 mod admission;
 mod config;
+mod decay;
 mod device;
 mod dispatch;
 mod event;

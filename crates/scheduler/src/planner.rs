@@ -3,6 +3,7 @@
 use sensorium_wire::{Modality, Urgency};
 use serde::{Deserialize, Serialize};
 
+use crate::decay::{MEMORY_NS, decayed};
 use crate::device::Device;
 use crate::event::Command;
 use crate::jobs::Place;
@@ -16,8 +17,6 @@ use crate::types::DeviceId;
 
 /// How often the load is looked at, in nanoseconds.
 const LOOK_EVERY_NS: u64 = 100_000_000;
-/// Offered work counts less and less over this time, in nanoseconds.
-const MEMORY_NS: u64 = 1_000_000_000;
 /// Proportional shares change in steps of this many thousandths, and by two steps at least.
 const STEP_PERMILLE: u16 = 50;
 /// Least that a modality keeps under proportional shares, in thousandths, so that its work can show that it is there.
@@ -100,11 +99,7 @@ impl Planner {
         if elapsed_ns < 1_000_000 {
             return;
         }
-        let left_ns = MEMORY_NS.saturating_sub(elapsed_ns);
-        for offered_ns in &mut self.offered_ns {
-            let left = u128::from(*offered_ns) * u128::from(left_ns) / u128::from(MEMORY_NS);
-            *offered_ns = u64::try_from(left).unwrap_or(u64::MAX);
-        }
+        self.offered_ns = self.offered_ns.map(|offered_ns| decayed(offered_ns, elapsed_ns));
         self.offered_at_ns = now_ns;
     }
 

@@ -5,13 +5,11 @@ use std::collections::BTreeMap;
 use sensorium_wire::Modality;
 use serde::{Deserialize, Serialize};
 
+use crate::decay::{MEMORY_NS, decayed};
 use crate::fairness::Principals;
 use crate::lane::{CLASSES, LaneSlot};
 use crate::ranking::Ranking;
 use crate::types::ModelKey;
-
-/// Offered work counts less and less over this time, in nanoseconds.
-const MEMORY_NS: u64 = 1_000_000_000;
 
 /// What was offered lately by class of urgency.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -40,11 +38,6 @@ impl ClassLoad {
         let offered_ns = decayed(offered_ns, now_ns.saturating_sub(self.at_ns));
         offered_ns.saturating_mul(1000) / MEMORY_NS.saturating_mul(lanes.max(1) as u64)
     }
-}
-
-fn decayed(offered_ns: u64, elapsed_ns: u64) -> u64 {
-    let left = u128::from(offered_ns) * u128::from(MEMORY_NS.saturating_sub(elapsed_ns)) / u128::from(MEMORY_NS);
-    u64::try_from(left).unwrap_or(u64::MAX)
 }
 
 /// Lanes of one modality that serve the same models.

@@ -92,6 +92,16 @@ impl Ratios {
         ratios
     }
 
+    /// Whether it can have been made here: what was learned comes from a file, and files are damaged.
+    pub(crate) fn is_sound(&self) -> bool {
+        let total: u64 = self.counts.iter().map(|count| u64::from(*count)).sum();
+        self.counts.len() == STEPS
+            && total == u64::from(self.total)
+            && self.total < SAMPLES_MAX
+            && usize::from(self.next) < RECENT
+            && self.unread < SAMPLES_MAX
+    }
+
     pub(crate) fn quantiles(&self) -> Quantiles {
         self.quantiles
     }
@@ -232,6 +242,23 @@ mod tests {
         let mut ratios = Ratios::of_profile(1_000, 1_100);
         ratios.scale(300);
         assert!((2_950..=3_250).contains(&ratios.quantiles().middle), "{:?}", ratios.quantiles());
+    }
+
+    #[test]
+    fn what_a_damaged_file_says_is_noticed() {
+        let sound = Ratios::of_profile(1_000, 1_100);
+        assert!(sound.is_sound());
+        let broken: [fn(&mut Ratios); 4] = [
+            |ratios| ratios.counts.truncate(5),
+            |ratios| ratios.total = 7,
+            |ratios| ratios.next = 200,
+            |ratios| ratios.counts[3] = u16::MAX,
+        ];
+        for damage in broken {
+            let mut ratios = sound.clone();
+            damage(&mut ratios);
+            assert!(!ratios.is_sound(), "{ratios:?}");
+        }
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl ServiceTimes {
             by_work: SmallVec::new(),
             gains: policy.batching_gains,
         };
-        for (size, ratios) in &policy.learned.0 {
+        for (size, ratios) in policy.learned.0.iter().filter(|(_, ratios)| ratios.is_sound()) {
             match *size {
                 0 => times.all = ratios.clone(),
                 size if times.by_work.len() < WORK_SIZES_MAX => times.by_work.push((size, ratios.clone())),

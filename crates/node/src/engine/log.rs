@@ -126,19 +126,20 @@ struct Writer {
 impl Writer {
     fn run(&mut self, notes: &Receiver<Note>) {
         while let Ok(note) = notes.recv() {
-            if let Err(error) = self.write(note) {
+            if let Err(error) = self.write_all(note, notes) {
                 tracing::warn!(folder = %self.folder.display(), %error, "event log not written; recording stops");
                 return;
             }
-            // What is there is written out when there is a pause.
-            if let Ok(note) = notes.try_recv() {
-                if self.write(note).is_err() {
-                    return;
-                }
-            } else if let Some(file) = &mut self.file {
-                let _ = file.flush();
-            }
         }
+    }
+
+    /// Writes this note and all that wait; when there is a pause, what is there goes to the file.
+    fn write_all(&mut self, first: Note, notes: &Receiver<Note>) -> io::Result<()> {
+        self.write(first)?;
+        while let Ok(note) = notes.try_recv() {
+            self.write(note)?;
+        }
+        self.file.as_mut().map_or(Ok(()), Write::flush)
     }
 
     fn write(&mut self, note: Note) -> io::Result<()> {
