@@ -118,10 +118,17 @@ fn bad_payloads_and_headers_are_refused_in_words() {
         let (job, payload) = frame();
         let late = why(&client.submit(job.deadline_ms(0), payload).await.unwrap());
         assert_eq!((late.0, late.1), (Outcome::Refused, Reason::DeadlinePassed), "{}", late.2);
-        let (job, payload) = frame();
-        let soon = why(&client.submit(job.deadline_ms(1), payload).await.unwrap());
-        assert_eq!((soon.0, soon.1), (Outcome::Refused, Reason::DeadlineUnreachable), "{}", soon.2);
-        assert!(soon.2.contains("nanodet") && soon.2.contains("1 ms"), "{}", soon.2);
+        // A machine that is slow may use up so short a time before the node has the job at all: then that is said.
+        let soon = loop {
+            let (job, payload) = frame();
+            let answer = why(&client.submit(job.deadline_ms(3), payload).await.unwrap());
+            assert_eq!(answer.0, Outcome::Refused, "{}", answer.2);
+            if answer.1 != Reason::DeadlinePassed {
+                break answer;
+            }
+        };
+        assert_eq!(soon.1, Reason::DeadlineUnreachable, "{}", soon.2);
+        assert!(soon.2.starts_with("nanodet cannot be done within ") && soon.2.contains(" ms "), "{}", soon.2);
 
         // 33 MiB are refused by the header: most of them never leave this side.
         let large = vec![1_u8; 33 << 20];

@@ -258,7 +258,7 @@ pub(super) fn explain(reason: Reason, model: &str, budget_us: u64) -> String {
     match reason {
         Reason::DeadlinePassed => "the deadline had passed when the job arrived".to_owned(),
         Reason::DeadlineUnreachable => {
-            format!("{model} cannot be done within {} ms from now", budget_us / 1000)
+            format!("{model} cannot be done within {}.{} ms from now", budget_us / 1000, budget_us % 1000 / 100)
         }
         Reason::Overloaded => format!("the queue for {model} is full"),
         Reason::ModelUnavailable => format!("no device runs {model} now; sensorium status says why"),
