@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sensorium_transport::{ALPN_API, Dialer, FrameReader, Liveness, Outbox, Step};
-use sensorium_wire::codec::{FrameWriter, decode_header, put_frame};
+use sensorium_wire::codec::{FrameWriter, decode_answer, decode_header, put_frame};
 use sensorium_wire::session::GrantHeader;
 use sensorium_wire::{AnswerHeader, Kind, Urgency, limits};
 
@@ -186,7 +186,7 @@ async fn read_answers(inner: Weak<Inner>, mut stream: quinn::RecvStream) {
                 match reader.step(&mut input) {
                     Ok(Step::More) => break,
                     Ok(Step::Head(prelude)) if prelude.kind == Kind::Answer => {
-                        match decode_header::<AnswerHeader>(Kind::Answer, reader.header()) {
+                        match decode_answer(reader.header()) {
                             Ok(header) => {
                                 let bytes = usize::try_from(prelude.payload_bytes).unwrap_or(0);
                                 current = Some((prelude.correlation, header, Vec::with_capacity(bytes)));

@@ -59,6 +59,16 @@ impl Admitted {
     }
 }
 
+/// What a job can expect, from now until it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outlook {
+    pub expected_ns: u64,
+    /// The same in a bad spell.
+    pub sure_ns: u64,
+    /// The part of `expected_ns` that is its own work.
+    pub own_ns: u64,
+}
+
 /// A lane, the model's index there, and when the job would be done.
 struct Candidate {
     lane: LaneSlot,
@@ -73,6 +83,18 @@ impl Scheduler {
     pub fn refusal(&self, now_ns: u64, job: &Job) -> Option<Refusal> {
         let now_ns = now_ns.max(self.now_ns);
         self.admit(now_ns, job, &self.entry(job, now_ns)).err()
+    }
+
+    /// When a job that arrived now would be done, on the lane that would have it done first. `None` when none has room.
+    /// For those who compare this node with others; whether it would be accepted is [`Self::refusal`]'s to say.
+    #[must_use]
+    pub fn outlook(&self, now_ns: u64, job: &Job) -> Option<Outlook> {
+        let now_ns = now_ns.max(self.now_ns);
+        let model = self.models.get(&job.model)?;
+        let Candidate { lane, model: index, completion } =
+            self.best_lane(now_ns, model, job, job.urgency as usize, &self.entry(job, now_ns))?;
+        let own_ns = self.lane(lane).models[index].times.expected_ns(1, job.work);
+        Some(Outlook { expected_ns: completion.expected_ns, sure_ns: completion.sure_ns(), own_ns })
     }
 
     pub(crate) fn job_arrived(&mut self, job: &Job, out: &mut Vec<Command>) -> Handled {

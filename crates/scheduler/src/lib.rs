@@ -36,7 +36,7 @@ mod tick;
 mod turn;
 mod types;
 
-pub use admission::Refusal;
+pub use admission::{Outlook, Refusal};
 pub use config::Settings;
 pub use event::{BatchJobs, BatchedJob, Command, Event, Handled, Hung, Unfinished};
 pub use plan::{

@@ -4,7 +4,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::ids::JobId;
 use crate::limits;
-use crate::receipt::Receipt;
+use crate::receipt::{Hop, Receipt};
 use crate::rejection::Reason;
 use crate::tensor::Dtype;
 
@@ -107,9 +107,24 @@ pub struct AnswerHeader {
     pub dtype: Dtype,
     pub rank: u8,
     pub reserved: [u8; 7],
+    /// The nodes that handed the job on, the entry node first. On the wire only where there is one.
+    pub hops: [Hop; limits::HOPS_MAX],
 }
 
 impl AnswerHeader {
+    /// The nodes that handed the job on, the entry node first.
+    #[must_use]
+    pub fn hops(&self) -> &[Hop] {
+        let count = self.hops.iter().take_while(|hop| !hop.node.is_empty()).count();
+        &self.hops[..count]
+    }
+
+    /// Notes a node that hands the answer on, before those that did so already.
+    pub fn passed(&mut self, hop: Hop) {
+        self.hops.rotate_right(1);
+        self.hops[0] = hop;
+    }
+
     #[must_use]
     pub fn dims(&self) -> &[u32] {
         &self.shape[..usize::from(self.rank).min(limits::RANK_MAX)]

@@ -8,11 +8,15 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::answer::AnswerHeader;
 use crate::frame::{FrameError, Kind, PRELUDE_BYTES, Prelude, VERSION};
 use crate::submit::SubmitHeader;
 
 /// Bytes of a version-0 [`SubmitHeader`]: everything before `freshness_us`.
 pub const SUBMIT_BYTES_V0: usize = 144;
+
+/// Bytes of an [`AnswerHeader`] without hops: most answers come from the node that was asked.
+pub const ANSWER_BYTES: usize = 232;
 
 /// A type with an rkyv archive that can be written and checked.
 pub trait Message: Sized
@@ -65,14 +69,27 @@ pub fn decode_submit(version: u16, bytes: &[u8]) -> Result<SubmitHeader, FrameEr
     if version >= 1 {
         return decode_header(Kind::Submit, bytes);
     }
-    let full = size_of::<<SubmitHeader as Archive>::Archived>();
     if bytes.len() != SUBMIT_BYTES_V0 {
         return Err(FrameError::Header { kind: Kind::Submit, bytes: bytes.len() });
     }
+    decode_extended(Kind::Submit, bytes)
+}
+
+/// Reads an answer's header, with hops or without.
+///
+/// # Errors
+/// [`FrameError::Header`] when it is not a valid archive of either length.
+pub fn decode_answer(bytes: &[u8]) -> Result<AnswerHeader, FrameError> {
+    if bytes.len() == ANSWER_BYTES { decode_extended(Kind::Answer, bytes) } else { decode_header(Kind::Answer, bytes) }
+}
+
+/// Reads a header whose last fields are absent, which is what zeros mean.
+fn decode_extended<T: Message>(kind: Kind, bytes: &[u8]) -> Result<T, FrameError> {
+    let full = size_of::<T::Archived>();
     let mut extended: AlignedVec = AlignedVec::with_capacity(full);
     extended.extend_from_slice(bytes);
     extended.resize(full, 0);
-    decode_header(Kind::Submit, &extended)
+    decode_header(kind, &extended)
 }
 
 /// Writes frames into a buffer, reusing one scratch area for the header's archive.
@@ -91,11 +108,22 @@ impl FrameWriter {
         header: &T,
         payload_bytes: u64,
     ) {
+        self.write(header);
+        put_frame(out, kind, correlation, &self.scratch, payload_bytes);
+    }
+
+    /// The same for an answer; the hops are left out where there are none.
+    pub fn put_answer(&mut self, out: &mut impl BufMut, correlation: u64, header: &AnswerHeader, payload_bytes: u64) {
+        self.write(header);
+        let bytes = if header.hops().is_empty() { ANSWER_BYTES } else { self.scratch.len() };
+        put_frame(out, Kind::Answer, correlation, &self.scratch[..bytes], payload_bytes);
+    }
+
+    fn write<T: Message>(&mut self, header: &T) {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         self.scratch =
             rkyv::api::high::to_bytes_in::<_, RkyvError>(header, scratch).expect("writing to memory cannot fail");
-        put_frame(out, kind, correlation, &self.scratch, payload_bytes);
     }
 }
 
@@ -116,12 +144,29 @@ pub const fn frame_head_bytes<T: Archive>() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Hop, Name};
 
     #[test]
-    fn sizes() {
+    fn an_answer_carries_hops_only_where_there_are_some() {
+        let mut answer = AnswerHeader { retry_after_us: 7, ..AnswerHeader::default() };
+        let mut alone = Vec::new();
+        FrameWriter::default().put_answer(&mut alone, 1, &answer, 0);
+        assert_eq!(alone.len(), PRELUDE_BYTES + ANSWER_BYTES);
+        assert_eq!(decode_answer(&alone[PRELUDE_BYTES..]).unwrap(), answer);
+        answer.passed(Hop { node: Name::cut("regional"), node_ns: 2 });
+        answer.passed(Hop { node: Name::cut("edge"), node_ns: 3 });
+        let mut passed = Vec::new();
+        FrameWriter::default().put_answer(&mut passed, 1, &answer, 0);
+        let read = decode_answer(&passed[PRELUDE_BYTES..]).unwrap();
+        assert_eq!(read, answer);
+        assert_eq!(read.hops().iter().map(|hop| hop.node_ns).collect::<Vec<_>>(), [3, 2]);
+        assert!(decode_answer(&passed[PRELUDE_BYTES..passed.len() - 1]).is_err());
+    }
+
+    #[test]
+    fn a_header_of_the_version_before_is_shorter_by_what_was_appended() {
         let full = size_of::<<SubmitHeader as Archive>::Archived>();
         assert_eq!(full, SUBMIT_BYTES_V0 + 40);
         assert_eq!(encode(&SubmitHeader::default()).len(), full);
-        println!("answer {}", size_of::<<crate::AnswerHeader as Archive>::Archived>());
     }
 }

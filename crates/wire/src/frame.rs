@@ -49,10 +49,16 @@ pub enum Kind {
     Reply = 8,
     /// No header; the payload is a sentence. The stream ends after it.
     Error = 9,
+    /// Node to node: [`crate::peer::ForwardHeader`] and the job's payload.
+    Forward = 10,
+    /// Node to node: [`crate::peer::HelloHeader`].
+    Hello = 11,
+    /// Node to node: [`crate::peer::CheckpointHeader`] and the checkpoint.
+    Checkpoint = 12,
 }
 
 impl Kind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Grant,
         Self::Submit,
         Self::Answer,
@@ -62,6 +68,9 @@ impl Kind {
         Self::Query,
         Self::Reply,
         Self::Error,
+        Self::Forward,
+        Self::Hello,
+        Self::Checkpoint,
     ];
 
     #[must_use]
@@ -73,11 +82,12 @@ impl Kind {
     #[must_use]
     pub const fn payload_bytes_max(self) -> u64 {
         match self {
-            Self::Grant | Self::Cancel => 0,
-            Self::Submit | Self::Answer => limits::PAYLOAD_BYTES_MAX,
+            Self::Grant | Self::Cancel | Self::Hello => 0,
+            Self::Submit | Self::Answer | Self::Forward => limits::PAYLOAD_BYTES_MAX,
             Self::Session => limits::MEDIA_BYTES_MAX,
             Self::Event => limits::EVENT_BYTES_MAX,
             Self::Query => 64,
+            Self::Checkpoint => limits::CHECKPOINT_BYTES_MAX,
             Self::Reply => limits::QUERY_BYTES_MAX,
             Self::Error => limits::DETAIL_BYTES_MAX as u64,
         }
@@ -131,7 +141,7 @@ impl Prelude {
     ///
     /// # Errors
     /// [`FrameError`], when magic, version, kind or a length is not acceptable. A payload that only exceeds its
-    /// kind's limit still parses for `Submit`: the refusal then carries the job's id (see `SubmitHeader::check`).
+    /// kind's limit still parses for `Submit` and `Forward`: the refusal then carries the job's id (see `SubmitHeader::check`).
     pub fn decode(bytes: &[u8; PRELUDE_BYTES]) -> Result<Self, FrameError> {
         let u16_at = |at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
@@ -149,7 +159,7 @@ impl Prelude {
             return Err(FrameError::HeaderTooLong(header_bytes));
         }
         let payload_bytes = u64_at(24);
-        if payload_bytes > kind.payload_bytes_max() && kind != Kind::Submit {
+        if payload_bytes > kind.payload_bytes_max() && !matches!(kind, Kind::Submit | Kind::Forward) {
             return Err(FrameError::PayloadTooLong { kind, bytes: payload_bytes });
         }
         Ok(Self { version, kind, header_bytes, correlation: u64_at(16), payload_bytes })

@@ -34,3 +34,7 @@ pub const RETAINED_ANSWERS_MAX: usize = 16_384;
 pub const RETAINED_BYTES_MAX: usize = 64 << 20;
 /// Longest critical moment that one call may announce, in milliseconds (ten minutes).
 pub const CRITICAL_MOMENT_MS_MAX: u64 = 600_000;
+/// Nodes that a job may pass on its way to the one that runs it, the first included.
+pub const HOPS_MAX: usize = 3;
+/// Longest checkpoint of a session, in bytes.
+pub const CHECKPOINT_BYTES_MAX: u64 = 64 << 10;

@@ -87,6 +87,15 @@ pub struct Receipt {
     pub variant: Name<16>,
 }
 
+/// A node that a job passed on its way to the one that ran it.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Default, serde::Serialize)]
+pub struct Hop {
+    pub node: ShortName,
+    /// From the complete header to the hand-over of the answer, in nanoseconds. What it exceeds the next hop's (or the
+    /// receipt's `node_ns`) by was spent in this node and on the way between the two.
+    pub node_ns: u64,
+}
+
 impl Receipt {
     /// What the stages do not explain, in nanoseconds.
     #[must_use]

@@ -60,11 +60,15 @@ pub enum Reason {
     DeadlineExpired = 17,
     /// A fault inside the node.
     Internal = 18,
+    /// A rule of the node says no.
+    Rule = 19,
+    /// The node that had taken the job over is lost, and no other can do it in time.
+    NodeLost = 20,
 }
 
 impl Reason {
     /// Every reason, in the order of its code.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::None,
         Self::InvalidHeader,
         Self::InvalidShape,
@@ -84,6 +88,8 @@ impl Reason {
         Self::Disconnected,
         Self::DeadlineExpired,
         Self::Internal,
+        Self::Rule,
+        Self::NodeLost,
     ];
 
     /// The reason of a code in shared memory.
@@ -115,6 +121,8 @@ impl Reason {
             Self::Disconnected => "disconnected",
             Self::DeadlineExpired => "deadline_expired",
             Self::Internal => "internal",
+            Self::Rule => "rule",
+            Self::NodeLost => "node_lost",
         }
     }
 }

@@ -8,10 +8,11 @@ use std::fmt::{Debug, Write};
 use std::fs;
 use std::path::PathBuf;
 
-use sensorium_wire::codec::{self, Message, SUBMIT_BYTES_V0};
+use sensorium_wire::codec::{self, ANSWER_BYTES, Message, SUBMIT_BYTES_V0};
 use sensorium_wire::frame::{FrameError, PRELUDE_BYTES, VERSION};
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
-use sensorium_wire::{AnswerHeader, Dtype, Event, Kind, Modality, Outcome, PayloadKind, PixelFormat, Prelude, Reason};
+use sensorium_wire::{Dtype, Event, Kind, Modality, Outcome, PayloadKind, PixelFormat, Prelude, Reason};
 use sensorium_wire::{BodyKind, Role, Stage, SubmitHeader, Tier, Urgency, result::ModelResult};
 
 pub mod samples;
@@ -27,7 +28,11 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         ("grant", codec::encode(&samples::grant()).to_vec()),
         ("submit", codec::encode(&samples::submit()).to_vec()),
         ("submit-version-0", codec::encode(&samples::submit())[..SUBMIT_BYTES_V0].to_vec()),
-        ("answer", codec::encode(&samples::answer()).to_vec()),
+        ("answer", codec::encode(&samples::answer())[..ANSWER_BYTES].to_vec()),
+        ("answer-passed", codec::encode(&samples::answer_passed()).to_vec()),
+        ("forward", codec::encode(&samples::forward()).to_vec()),
+        ("hello", codec::encode(&samples::hello()).to_vec()),
+        ("checkpoint", codec::encode(&samples::checkpoint()).to_vec()),
         ("cancel", codec::encode(&samples::cancel()).to_vec()),
         ("session", codec::encode(&samples::session()).to_vec()),
     ];
@@ -98,7 +103,11 @@ fn fixtures_are_read_as_what_they_were_written_from() {
     let prelude: [u8; PRELUDE_BYTES] = golden("prelude").try_into().expect("as long as a prelude");
     assert_eq!(Prelude::decode(&prelude), Ok(samples::prelude()));
     reads_as::<GrantHeader>("grant", &samples::grant());
-    reads_as::<AnswerHeader>("answer", &samples::answer());
+    assert_eq!(codec::decode_answer(&golden("answer")), Ok(samples::answer()));
+    assert_eq!(codec::decode_answer(&golden("answer-passed")), Ok(samples::answer_passed()));
+    reads_as::<ForwardHeader>("forward", &samples::forward());
+    reads_as::<HelloHeader>("hello", &samples::hello());
+    reads_as::<CheckpointHeader>("checkpoint", &samples::checkpoint());
     reads_as::<CancelHeader>("cancel", &samples::cancel());
     reads_as::<SessionHeader>("session", &samples::session());
     for (name, result) in samples::results() {
@@ -238,8 +247,8 @@ fn codes_are_fixed() {
     assert!(Urgency::ALL.iter().enumerate().all(|(code, urgency)| *urgency as usize == code));
     assert!(Stage::ALL.iter().enumerate().all(|(code, stage)| *stage as usize == code));
     assert!(Kind::ALL.iter().zip(1..).all(|(kind, code)| *kind as u16 == code));
-    assert_eq!((Dtype::Bool as u8, Reason::Internal as u8, Outcome::Cancelled as u8), (8, 18, 5));
-    assert_eq!((Kind::Error as u16, Stage::Answer as u8, PayloadKind::EncodedAudio as u8), (9, 9, 4));
+    assert_eq!((Dtype::Bool as u8, Reason::NodeLost as u8, Outcome::Cancelled as u8), (8, 20, 5));
+    assert_eq!((Kind::Checkpoint as u16, Stage::Answer as u8, PayloadKind::EncodedAudio as u8), (12, 9, 4));
     let names = |names: &[&str]| names.join(" ");
     assert_eq!(names(&Role::ALL.map(Role::name)), "submit critical operate peer");
     assert_eq!(names(&Tier::ALL.map(Tier::name)), "edge regional central");

@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use sensorium_wire::codec::{self, FrameWriter, Message, SUBMIT_BYTES_V0};
 use sensorium_wire::frame::{PRELUDE_BYTES, VERSION, VERSION_MIN};
-use sensorium_wire::receipt::Receipt;
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader};
+use sensorium_wire::receipt::{Hop, Receipt};
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
 use sensorium_wire::tensor::tensor_bytes;
@@ -90,9 +91,11 @@ prop_compose! {
         reason in select(&Reason::ALL[..]),
         body in select(&BodyKind::ALL[..]),
         dtype in select(&Dtype::ALL[..]),
+        passed in any::<bool>(), hop in (name(), any::<u64>()).prop_map(|(node, node_ns)| Hop { node, node_ns }),
     ) -> AnswerHeader {
         AnswerHeader {
             job_id: JobId(job_id), retry_after_us, receipt, shape, number, outcome, reason, body, dtype, rank, reserved,
+            hops: passed.then_some(hop).into_iter().chain([Hop::default(); 3]).take(3).collect::<Vec<_>>().try_into().expect("three"),
         }
     }
 }
@@ -208,7 +211,7 @@ proptest! {
         correlation in any::<u64>(), payload_bytes in any::<u64>(),
     ) {
         let prelude = Prelude { version, kind, header_bytes, correlation, payload_bytes };
-        let taken = payload_bytes <= kind.payload_bytes_max() || kind == Kind::Submit;
+        let taken = payload_bytes <= kind.payload_bytes_max() || matches!(kind, Kind::Submit | Kind::Forward);
         prop_assert_eq!(Prelude::decode(&prelude.encode()).ok(), taken.then_some(prelude));
         let short = Prelude { payload_bytes: payload_bytes % (kind.payload_bytes_max() + 1), ..prelude };
         prop_assert_eq!(Prelude::decode(&short.encode()), Ok(short));
@@ -239,9 +242,13 @@ proptest! {
             let _ = codec::decode_header::<SubmitHeader>(kind, &bytes);
             let _ = codec::decode_header::<AnswerHeader>(kind, &bytes);
             let _ = codec::decode_header::<CancelHeader>(kind, &bytes);
+            let _ = codec::decode_header::<ForwardHeader>(kind, &bytes);
+            let _ = codec::decode_header::<HelloHeader>(kind, &bytes);
+            let _ = codec::decode_header::<CheckpointHeader>(kind, &bytes);
             let _ = codec::decode_header::<SessionHeader>(kind, &bytes);
         }
         let _ = codec::decode_submit(version, &bytes);
+        let _ = codec::decode_answer(&bytes);
         settles::<ModelResult>(&bytes)?;
         settles::<Event>(&bytes)?;
     }
@@ -249,11 +256,15 @@ proptest! {
     /// Of the right length, so that they get past that.
     #[test]
     fn arbitrary_headers_are_errors_or_canonical(
-        bytes in prop_oneof![vec(any::<u8>(), 232), vec(0..3_u8, 232)], payload_bytes in any::<u64>(),
+        bytes in prop_oneof![vec(any::<u8>(), 352), vec(0..3_u8, 352)], payload_bytes in any::<u64>(),
     ) {
         canonical::<GrantHeader>(Kind::Grant, &bytes[..48], 0..0)?;
         canonical::<SubmitHeader>(Kind::Submit, &bytes[..184], SUBMIT_PADDING)?;
         canonical::<AnswerHeader>(Kind::Answer, &bytes, 0..0)?;
+        canonical::<ForwardHeader>(Kind::Forward, &bytes[..232], SUBMIT_PADDING)?;
+        canonical::<HelloHeader>(Kind::Hello, &bytes[..112], 0..0)?;
+        canonical::<CheckpointHeader>(Kind::Checkpoint, &bytes[..48], 0..0)?;
+        let _ = codec::decode_answer(&bytes[..232]);
         canonical::<CancelHeader>(Kind::Cancel, &bytes[..16], 0..0)?;
         canonical::<SessionHeader>(Kind::Session, &bytes[..56], 0..0)?;
         for (version, length) in [(0, SUBMIT_BYTES_V0), (1, 184)] {

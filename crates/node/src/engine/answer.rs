@@ -8,7 +8,7 @@ use sensorium_device::slab::{Slot, SlotBytes};
 use sensorium_transport::{Outbox, Payload};
 use sensorium_wire::codec::FrameWriter;
 use sensorium_wire::ids::ShortName;
-use sensorium_wire::{AnswerHeader, BodyKind, JobId, Kind, Outcome, Receipt, Rejection, limits};
+use sensorium_wire::{AnswerHeader, BodyKind, JobId, Outcome, Receipt, Rejection, limits};
 use tokio::sync::oneshot;
 
 use super::Engine;
@@ -140,7 +140,7 @@ fn send_to_stream(
     let bytes = answer.payload.len();
     let put = |outbox: &Outbox, payload: Payload<'_>| {
         let written = WRITER.with_borrow_mut(|writer| {
-            outbox.push(|out| writer.put(out, Kind::Answer, correlation, &answer.header, bytes), payload)
+            outbox.push(|out| writer.put_answer(out, correlation, &answer.header, bytes), payload)
         });
         if written == Err(sensorium_transport::OutboxError::Full) {
             connection.close(1_u32.into(), b"answers are not read");
@@ -156,7 +156,7 @@ fn send_to_stream(
         let payload = answer.payload.into_bytes();
         WRITER.with_borrow_mut(|writer| {
             let _ =
-                outbox.push(|out| writer.put(out, Kind::Answer, correlation, &header, bytes), Payload::Shared(payload));
+                outbox.push(|out| writer.put_answer(out, correlation, &header, bytes), Payload::Shared(payload));
         });
     } else {
         send_alone(correlation, connection.clone(), answer);
@@ -174,7 +174,7 @@ fn send_alone(correlation: u64, connection: quinn::Connection, answer: Delivered
     runtime.spawn(async move {
         let Ok(mut stream) = connection.open_uni().await else { return };
         let mut head = bytes::BytesMut::new();
-        FrameWriter::default().put(&mut head, Kind::Answer, correlation, &answer.header, answer.payload.len());
+        FrameWriter::default().put_answer(&mut head, correlation, &answer.header, answer.payload.len());
         let mut pieces = [head.freeze(), answer.payload.into_bytes()];
         if stream.write_all_chunks(&mut pieces).await.is_ok() {
             let _ = stream.finish();

@@ -1,6 +1,7 @@
 //! One message of every kind, with a different value in every field, so that swapped fields show.
 
-use sensorium_wire::receipt::Receipt;
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader};
+use sensorium_wire::receipt::{Hop, Receipt};
 use sensorium_wire::result::{ClassScore, Detection, Keypoint, ModelResult};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
 use sensorium_wire::{
@@ -87,6 +88,46 @@ pub fn answer() -> AnswerHeader {
         dtype: Dtype::F64,
         rank: 5,
         reserved: counting(0xe1),
+        hops: Default::default(),
+    }
+}
+
+pub fn answer_passed() -> AnswerHeader {
+    let mut answer = answer();
+    answer.passed(Hop { node: Name::cut("regional-1"), node_ns: 0x0102_0304_0506_0708 });
+    answer.passed(Hop { node: Name::cut("edge-1"), node_ns: 0x1112_1314_1516_1718 });
+    answer
+}
+
+pub fn forward() -> ForwardHeader {
+    ForwardHeader {
+        submit: submit(),
+        principal: counting(0xc0),
+        visited: [0x0102_0304_0506_0708, 0x1112_1314_1516_1718, 0x2122_2324_2526_2728],
+        critical: 1,
+        reserved: counting(0xd1),
+    }
+}
+
+pub fn hello() -> HelloHeader {
+    HelloHeader {
+        instance: 0x0102_0304_0506_0708,
+        cluster: Name::cut("three-tier"),
+        name: Name::cut("edge-1"),
+        region: Name::cut("north"),
+        tier: 2,
+        reserved: counting(0xd1),
+    }
+}
+
+pub fn checkpoint() -> CheckpointHeader {
+    CheckpointHeader {
+        principal: counting(0xc0),
+        session: 0x0102_0304_0506_0708,
+        epoch: 0x1112_1314_1516_1718,
+        number: 0x2122_2324_2526_2728,
+        ended: 1,
+        reserved: counting(0xd1),
     }
 }
 

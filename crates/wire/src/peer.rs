@@ -1,0 +1,86 @@
+//! What nodes say to each other: who they are, jobs that they hand on, checkpoints of sessions.
+
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::ids::ShortName;
+use crate::limits;
+use crate::principal::Tier;
+use crate::submit::SubmitHeader;
+
+/// A job that a node hands on to another. The entry node alone answers the client.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
+pub struct ForwardHeader {
+    /// The client's header; `budget_us` is what is left, less the way there and back.
+    pub submit: SubmitHeader,
+    /// The first half of the SHA-256 of `TENANT/NAME`: jobs of different principals are different jobs.
+    pub principal: [u8; 16],
+    /// The nodes that have had the job, by id, the entry node first; 0 = none. It never goes back to one of them.
+    pub visited: [u64; limits::HOPS_MAX],
+    /// 1 = the entry node has seen the role `critical`. Believed only of a node that has the role itself.
+    pub critical: u8,
+    pub reserved: [u8; 7],
+}
+
+impl ForwardHeader {
+    /// The nodes that have had the job.
+    pub fn visited(&self) -> impl Iterator<Item = u64> + '_ {
+        self.visited.iter().copied().take_while(|node| *node != 0)
+    }
+
+    /// Whether `node` may hand the job on once more; `false` when the nodes it may pass are used up.
+    #[must_use]
+    pub fn visit(&mut self, node: u64) -> bool {
+        let Some(free) = self.visited.iter_mut().find(|node| **node == 0) else { return false };
+        *free = node;
+        true
+    }
+}
+
+/// The first frame of a control connection, from both sides.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
+pub struct HelloHeader {
+    /// A different number each time the node starts.
+    pub instance: u64,
+    pub cluster: ShortName,
+    pub name: ShortName,
+    pub region: ShortName,
+    /// Code of the tier.
+    pub tier: u8,
+    pub reserved: [u8; 7],
+}
+
+impl HelloHeader {
+    /// The tier, unless its code is unknown.
+    #[must_use]
+    pub fn tier(&self) -> Option<Tier> {
+        Tier::ALL.get(usize::from(self.tier)).copied()
+    }
+}
+
+/// The state of a session, for the node that goes on with it when its owner is lost.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
+pub struct CheckpointHeader {
+    /// As in [`ForwardHeader`].
+    pub principal: [u8; 16],
+    pub session: u64,
+    /// Rises whenever the session moves; an older one is refused.
+    pub epoch: u64,
+    /// Number of the checkpoint within its epoch.
+    pub number: u64,
+    /// 1 = the session has ended: what is kept of it can go.
+    pub ended: u8,
+    pub reserved: [u8; 7],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_passes_a_bounded_number_of_nodes() {
+        let mut header = ForwardHeader::default();
+        assert!((1..=limits::HOPS_MAX as u64).all(|node| header.visit(node)));
+        assert!(!header.visit(9));
+        assert_eq!(header.visited().collect::<Vec<_>>(), [1, 2, 3]);
+    }
+}
