@@ -20,7 +20,7 @@ use super::{Cluster, Standing};
 use crate::gateway::Gateway;
 
 /// Longest message between remote actors, in bytes; they carry questions, never jobs.
-const REMOTE_MESSAGE_BYTES_MAX: usize = 256 << 10;
+const REMOTE_MESSAGE_BYTES_MAX: u64 = 256 << 10;
 /// Pause before a job connection is dialled again, in milliseconds.
 const LINK_PAUSE_MS: u64 = 50;
 const LINK_PAUSE_MS_MAX: u64 = 1_000;

@@ -30,7 +30,7 @@ const CLOSE_REFUSED: u32 = 4;
 
 /// A control connection whose greetings were accepted.
 #[derive(Clone)]
-pub(super) struct Control {
+pub struct Control {
     pub(super) peer: NodeId,
     pub(super) instance: u64,
     pub(super) connection: quinn::Connection,
