@@ -240,7 +240,7 @@ impl ClusterState {
                 }
                 Command::Changed => changed = true,
                 Command::Notice { peer, text } => {
-                    tracing::warn!(node = self.args.cluster.name_of(peer), "{text}");
+                    tracing::info!(node = self.args.cluster.name_of(peer), "{text}");
                 }
             }
         }
@@ -266,14 +266,6 @@ impl ClusterState {
             let before = self.standings.insert(peer, neighbour.standing);
             if before == Some(Standing::Alive) && neighbour.standing != Standing::Alive {
                 silent.push(peer);
-            }
-            if before.is_some_and(|before| before != neighbour.standing) || before.is_none() {
-                tracing::info!(
-                    node = neighbour.spec.name,
-                    standing = ?neighbour.standing,
-                    reason = neighbour.reason,
-                    "neighbour"
-                );
             }
         }
         self.args.cluster.publish(view);
