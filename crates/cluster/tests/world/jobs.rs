@@ -42,6 +42,7 @@ impl World {
         if !self.nodes[node].up {
             return;
         }
+        self.story.jobs_by_hops[job.visited.len()] += 1;
         let view = self.nodes[node].membership.view(self.local_ns(node));
         let visited = if self.broken == Broken::ForgetsWhereJobsWere { &[] } else { &job.visited[..] };
         let ask = Ask {

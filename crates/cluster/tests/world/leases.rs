@@ -52,7 +52,7 @@ impl World {
             for source in 0..SOURCES.len() {
                 let now_ns = self.local_ns(node);
                 let holding = &mut self.leases.holdings[node][source];
-                if self.chance.random_bool(0.02) && self.now_ns < HEALED_NS {
+                if self.chance.random_bool(0.05) && self.now_ns < HEALED_NS {
                     if let Some(epoch) = holding.give_up(now_ns) {
                         self.lease_message(node, GRANTOR, Happening::LeaseReleased { source, node, epoch });
                     }
@@ -109,14 +109,17 @@ impl World {
 
     /// A lease becomes valid only when something happens, so looking after everything that happens misses nothing.
     pub(crate) fn check_leases(&mut self) {
-        for source in 0..SOURCES.len() {
+        for (source, source_name) in SOURCES.into_iter().enumerate() {
             let mut holder: Option<usize> = None;
             for node in (0..self.nodes.len()).filter(|node| self.nodes[*node].up).collect::<Vec<_>>() {
                 let Some(epoch) = self.leases.holdings[node][source].epoch(self.local_ns(node)) else { continue };
                 let name = self.nodes[node].spec.name.clone();
                 if let Some(other) = holder.replace(node) {
                     let other = self.nodes[other].spec.name.clone();
-                    return self.complain(format!("{name} and {other} both hold {}", SOURCES[source]));
+                    return self.complain(format!("{name} and {other} both hold {source_name}"));
+                }
+                if self.leases.gate.newest(source as u64).is_some_and(|newest| newest < epoch) {
+                    self.story.owners_changed += 1;
                 }
                 // One stream of the gate for the epochs, and one for each epoch that says who has it.
                 if let Err(error) = self.leases.gate.accept(source as u64, epoch) {
@@ -126,7 +129,7 @@ impl World {
                 let owned_by = (node as u64) << 32 | self.nodes[node].life;
                 match self.leases.gate.newest(owner) {
                     Some(by) if by != owned_by => {
-                        return self.complain(format!("two have had epoch {epoch} of {}", SOURCES[source]));
+                        return self.complain(format!("two have had epoch {epoch} of {source_name}"));
                     }
                     _ => drop(self.leases.gate.accept(owner, owned_by)),
                 }
@@ -137,7 +140,7 @@ impl World {
     pub(crate) fn check_leases_at_the_end(&self) -> Result<(), String> {
         for (source, name) in SOURCES.iter().enumerate() {
             let known = self.leases.table.holder(self.local_ns(GRANTOR), name);
-            let node = known.map(|held| self.index(held.by)).ok_or(format!("nobody holds {name}"))?;
+            let node = known.map(|held| self.index(held.by)).ok_or_else(|| format!("nobody holds {name}"))?;
             let holding = self.leases.holdings[node][source];
             if holding.epoch(self.local_ns(node)).is_none() {
                 return Err(format!("{name} is held by nobody who knows it"));

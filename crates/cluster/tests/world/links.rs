@@ -49,7 +49,9 @@ impl World {
         let refusal = self.greeted(connection, 1);
         let delay_ns = self.delay_ns();
         self.after(delay_ns, Happening::DialAnswered { connection, refusal: refusal.clone() });
-        if refusal.is_none() {
+        if refusal.is_some() {
+            self.story.hellos_refused += 1;
+        } else {
             self.opened(connection, 1);
         }
     }
@@ -103,6 +105,7 @@ impl World {
         let (node, peer) = (nodes[end], nodes[1 - end]);
         self.close_all(node, peer);
         self.connections[connection].open[end] = true;
+        self.story.connections += 1;
         self.connections[connection].heard_ns[end] = self.now_ns;
         self.after(IDLE_NS_MAX, Happening::IdleCheck { connection, end });
         self.tell(node, Event::Connected { peer: self.nodes[peer].id, instance: lives[1 - end] });

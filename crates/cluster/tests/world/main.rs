@@ -11,9 +11,9 @@ mod leases;
 mod links;
 mod world;
 
-use world::{Broken, World};
+use world::{Broken, Story, World};
 
-fn outcome(seed: u64, broken: Broken) -> Result<u64, String> {
+fn outcome(seed: u64, broken: Broken) -> Result<Story, String> {
     World::new(seed, broken).play()
 }
 
@@ -41,6 +41,21 @@ fn a_seed_gives_the_same_world_again() {
     let again: Vec<_> = (0..5).map(|seed| outcome(seed, Broken::Nothing).unwrap()).collect();
     assert_eq!(traces, again);
     assert!(traces.windows(2).all(|pair| pair[0] != pair[1]), "every seed another world");
+}
+
+/// A world in which nothing happens would hold as well.
+#[test]
+fn the_worlds_are_eventful() {
+    let stories: Vec<Story> = (0..50).map(|seed| outcome(seed, Broken::Nothing).unwrap()).collect();
+    let total = |number: fn(&Story) -> u64| stories.iter().map(number).sum::<u64>();
+    for hops in 0..4 {
+        let jobs: u64 = stories.iter().map(|story| story.jobs_by_hops[hops]).sum();
+        assert!(jobs > 50, "{jobs} jobs were handed on {hops} times");
+    }
+    assert!(total(|story| story.hellos_refused) > 5);
+    assert!(total(|story| story.connections) > 500);
+    assert!(total(|story| story.deaths) > 30);
+    assert!(total(|story| story.owners_changed) > 60);
 }
 
 /// Mistakes put in on purpose: a check that does not find its mistake checks nothing.

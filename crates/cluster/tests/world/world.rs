@@ -15,7 +15,7 @@ use crate::links::Connection;
 
 pub(crate) const MS: u64 = 1_000_000;
 /// Faults end here, and the world some time later.
-pub(crate) const HEALED_NS: u64 = 4_000 * MS;
+pub(crate) const HEALED_NS: u64 = 6_000 * MS;
 const END_NS: u64 = HEALED_NS + 4_500 * MS;
 pub(crate) const MODELS: u64 = 3;
 
@@ -89,7 +89,21 @@ pub(crate) struct World {
     pub(crate) jobs_open: usize,
     pub(crate) broken: Broken,
     pub(crate) wrong: Option<String>,
-    trace: u64,
+    pub(crate) story: Story,
+}
+
+/// What happened, in numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Story {
+    /// Of everything that happened.
+    digest: u64,
+    /// Jobs by how often they were handed on.
+    pub(crate) jobs_by_hops: [u64; 4],
+    pub(crate) hellos_refused: u64,
+    pub(crate) connections: u64,
+    pub(crate) deaths: u64,
+    /// Times that a source got another owner.
+    pub(crate) owners_changed: u64,
 }
 
 impl World {
@@ -111,7 +125,7 @@ impl World {
             jobs_open: 0,
             broken,
             wrong: None,
-            trace: seed,
+            story: Story { digest: seed, ..Story::default() },
             topology,
             chance,
         };
@@ -134,16 +148,14 @@ impl World {
         world
     }
 
-    /// Plays to the end. The number is a digest of all that happened.
-    pub(crate) fn play(mut self) -> Result<u64, String> {
+    /// Plays to the end.
+    pub(crate) fn play(mut self) -> Result<Story, String> {
         while let Some(((at_ns, _), happening)) = self.queue.pop_first() {
             if at_ns > END_NS {
                 break;
             }
             self.now_ns = at_ns;
-            let kind = format!("{at_ns} {happening:?}");
-            self.trace =
-                kind.bytes().fold(self.trace, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+            self.note(at_ns, &happening);
             self.happen(happening);
             self.check_leases();
             if let Some(wrong) = self.wrong {
@@ -151,7 +163,15 @@ impl World {
             }
         }
         self.check_the_end()?;
-        Ok(self.trace)
+        Ok(self.story)
+    }
+
+    fn note(&mut self, at_ns: u64, happening: &Happening) {
+        let mut mix = |number: u64| self.story.digest = (self.story.digest ^ number).wrapping_mul(0x100_0000_01b3);
+        mix(at_ns);
+        if let Happening::Datagram { bytes, .. } = happening {
+            bytes.iter().for_each(|byte| mix(u64::from(*byte)));
+        }
     }
 
     pub(crate) fn after(&mut self, ns: u64, happening: Happening) {
@@ -243,7 +263,8 @@ impl World {
         }
         for _ in 0..self.chance.random_range(0..5) {
             let at_ns = self.chance.random_range(0..HEALED_NS);
-            let for_ns = self.chance.random_range(10 * MS..2_500 * MS);
+            let longest_ns = if self.chance.random_bool(0.3) { 200 * MS } else { 2_500 * MS };
+            let for_ns = self.chance.random_range(10 * MS..longest_ns);
             if self.chance.random_bool(0.5) {
                 let node = self.chance.random_range(0..nodes);
                 self.after(at_ns, Happening::Crash { node });
@@ -290,6 +311,7 @@ impl World {
         let (life, now_ns) = (self.nodes[node].life, self.now_ns);
         self.nodes[node].up = false;
         self.nodes[node].deaths.insert(life, now_ns);
+        self.story.deaths += 1;
         self.forget_connections(node);
     }
 
