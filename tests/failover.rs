@@ -77,7 +77,13 @@ impl Flow {
     async fn until(&self, node: &str, count: usize) {
         let began = Instant::now();
         while self.of(node) < count {
-            assert!(began.elapsed() < support::PATIENCE, "{} answers of {node}", self.of(node));
+            let (have, sent) = (self.answers.borrow().len(), self.sent.get());
+            let now = (self.client.node(), self.client.reconnects(), self.client.skipped());
+            assert!(
+                began.elapsed() < support::PATIENCE,
+                "{node}: {} of {have} answers, {sent} sent; {now:?}",
+                self.of(node)
+            );
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }

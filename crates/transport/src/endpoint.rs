@@ -260,3 +260,6 @@ fn transport(liveness: Liveness, near: bool) -> Arc<quinn::TransportConfig> {
     }
     Arc::new(config)
 }
+
+#[cfg(test)]
+mod tests;
