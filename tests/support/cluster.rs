@@ -64,7 +64,8 @@ impl Plan {
         let data = tempfile::tempdir().unwrap();
         let issue = |folder: &str, holder: &str, roles: &[Role], tier| {
             let (tenant, name) = ("local".to_owned(), holder.to_owned());
-            let bundle = self.authority.issue(&Principal { tenant, name, roles: roles.to_vec(), tier }, &[], 1).unwrap();
+            let bundle =
+                self.authority.issue(&Principal { tenant, name, roles: roles.to_vec(), tier }, &[], 1).unwrap();
             bundle.write(&data.path().join("certificates").join(folder)).unwrap();
         };
         issue("node", name, roles, tier);
