@@ -11,11 +11,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sensorium_transport::{Dialer, Outbox, Payload};
 use sensorium_wire::codec::FrameWriter;
-use sensorium_wire::session::{CancelHeader, GrantHeader};
-use sensorium_wire::{AnswerHeader, JobId, Kind, Outcome, Reason, SubmitHeader, Urgency, limits};
-use tokio::sync::{Semaphore, oneshot, watch};
+use sensorium_wire::session::CancelHeader;
+use sensorium_wire::{AnswerHeader, JobId, Kind, Outcome, Reason, SubmitHeader, Urgency};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::credits::Credits;
 use crate::loan::Pool;
 use crate::pending::{Pending, Waiter};
 use crate::transit::Transit;
@@ -37,10 +38,7 @@ pub(crate) struct Inner {
     pub(crate) config: ClientConfig,
     pub(crate) dialer: Dialer,
     pub(crate) pool: Pool,
-    pub(crate) jobs: Semaphore,
-    pub(crate) bytes: Semaphore,
-    /// What the semaphores were filled up to.
-    pub(crate) granted: Mutex<(u32, u64)>,
+    pub(crate) credits: Credits,
     pub(crate) reconnects: AtomicU32,
     pub(crate) stray_answers: AtomicU64,
     /// Number of the last connection that was given up because its node is stopping.
@@ -82,9 +80,7 @@ impl Inner {
             config,
             dialer,
             pool: Pool::default(),
-            jobs: Semaphore::new(0),
-            bytes: Semaphore::new(0),
-            granted: Mutex::new((0, 0)),
+            credits: Credits::default(),
             reconnects: AtomicU32::new(0),
             stray_answers: AtomicU64::new(0),
             leaving: watch::Sender::new(0),
@@ -137,19 +133,6 @@ impl Inner {
 
     pub(crate) fn is_ended(&self) -> bool {
         self.state.lock().ended.is_some()
-    }
-
-    /// Brings the credits to what is granted. What is out stays out, so a smaller grant is reached as answers come.
-    pub(crate) fn apply(&self, grant: &GrantHeader) {
-        let jobs = grant.jobs_in_flight_max.min(limits::JOBS_IN_FLIGHT_MAX);
-        let bytes = grant.bytes_in_flight_max.min(limits::BYTES_IN_FLIGHT_MAX);
-        let mut granted = self.granted.lock();
-        self.jobs.add_permits(jobs.saturating_sub(granted.0) as usize);
-        self.bytes.add_permits(usize::try_from(bytes.saturating_sub(granted.1)).unwrap_or(0));
-        let fewer_jobs = self.jobs.forget_permits(granted.0.saturating_sub(jobs) as usize);
-        let fewer_bytes = self.bytes.forget_permits(usize::try_from(granted.1.saturating_sub(bytes)).unwrap_or(0));
-        granted.0 = jobs.max(granted.0.saturating_sub(u32::try_from(fewer_jobs).unwrap_or(u32::MAX)));
-        granted.1 = bytes.max(granted.1.saturating_sub(fewer_bytes as u64));
     }
 
     /// A connection is up: everything that is on no other goes out on it.
