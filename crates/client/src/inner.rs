@@ -74,6 +74,14 @@ pub(crate) struct Live {
     pub(crate) writers: Vec<JoinHandle<()>>,
 }
 
+impl Live {
+    /// Ends it at once; what is queued is lost.
+    fn close(&self) {
+        self.outboxes.iter().for_each(Outbox::close);
+        self.connection.close(0_u32.into(), b"client closed");
+    }
+}
+
 impl Inner {
     pub(crate) fn new(config: ClientConfig, dialer: Dialer) -> Self {
         Self {
@@ -140,7 +148,7 @@ impl Inner {
         let round_trip_ns = u64::try_from(live.connection.rtt().as_nanos()).unwrap_or(u64::MAX);
         let mut state = self.state.lock();
         if state.ended.is_some() {
-            return;
+            return live.close();
         }
         state.transit = Transit::new(round_trip_ns);
         state.skipped = skipped;
@@ -262,8 +270,8 @@ impl Inner {
         tracing::debug!(node = live.node.name, address = %live.node.address, "the node is stopping");
         state.lingering.push(live);
         if state.lingering.len() > NODES_MAX {
-            let oldest = state.lingering.remove(0);
-            oldest.connection.close(0_u32.into(), b"stopping for too long");
+            // Its jobs go elsewhere when the one that watches it hears of its end.
+            state.lingering[0].connection.close(0_u32.into(), b"too many nodes are stopping");
         }
         self.leaving.send_replace(number);
     }
@@ -328,10 +336,11 @@ impl Inner {
 
     /// Ends everything, after what is queued has been sent; what is unanswered fails.
     pub(crate) async fn close(self: &Arc<Self>) {
-        let (live, _lingering) = {
+        let (live, lingering) = {
             let mut state = self.state.lock();
             (state.live.take(), std::mem::take(&mut state.lingering))
         };
+        lingering.iter().for_each(Live::close);
         self.end(|| ClientError::Closed);
         if let Some(live) = live {
             live.outboxes.iter().for_each(Outbox::finish);
@@ -350,9 +359,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        for live in state.live.iter().chain(&state.lingering) {
-            live.outboxes.iter().for_each(Outbox::close);
-        }
+        state.live.iter().chain(&state.lingering).for_each(Live::close);
         self.dialer.close("client closed");
     }
 }
