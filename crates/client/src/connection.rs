@@ -73,7 +73,7 @@ fn install(inner: &Arc<Inner>, dialled: Dialled) -> Link {
             tokio::spawn(read_answers(weak.clone(), number, stream));
         }
     });
-    inner.apply(&grant);
+    inner.credits.apply(&grant);
     let node = ConnectedNode { name: grant.node.as_str().to_owned(), address };
     inner.install(Live { number, node, connection: connection.clone(), outboxes, writers: writers.into() }, skipped);
     Link { number, address, connection }
