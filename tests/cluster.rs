@@ -100,6 +100,14 @@ fn work_goes_where_it_can_be_done_and_the_receipt_shows_the_way() {
     assert!(regional_1["round_trip_us"].as_u64().unwrap() > 0);
     assert_eq!(neighbour(&central.status().unwrap(), "regional-1")["parent"], false);
     assert!(status["cluster"]["forwarded"].as_u64().unwrap() >= 6, "{status}");
+    // Actors of the neighbour are found over the control plane, and found again after a restart.
+    let device = |status: &serde_json::Value| status["cluster"]["seen"]["regional-1"]["devices"][0].clone();
+    let before = device(&edge.wait_until("its device is seen", |status| device(status)["state"] == "ready"));
+    support::signal_process(regional.worker_pid(), "KILL");
+    edge.wait_until("its new worker is seen", |status| {
+        let now = device(status);
+        now["state"] == "ready" && now["worker_pid"].is_u64() && now["worker_pid"] != before["worker_pid"]
+    });
     let shown = String::from_utf8(edge.run(&["status"]).stdout).unwrap();
     assert!(shown.contains("regional-1       regional alive"), "{shown}");
 }

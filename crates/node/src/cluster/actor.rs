@@ -7,7 +7,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use ractor_cluster::node::NodeConnectionMode;
 use ractor_cluster::{NodeServer, RactorMessage};
-use sensorium_cluster::{Command, Event, Hello, LoadEntry, LoadReport, Membership, ModelId, NodeId};
+use sensorium_cluster::{Command, Event, Hello, LoadEntry, LoadReport, Membership, ModelId, NodeId, Standing};
 use sensorium_device::clock::now_ns;
 use sensorium_transport::Dialer;
 use sensorium_wire::peer::HelloHeader;
@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::control::{Control, ControlPlane, Plane};
 use super::envoy::{Answering, Envoy, Subject};
-use super::{Cluster, Standing};
+use super::{Cluster, rollcall};
 use crate::gateway::Gateway;
 
 /// Longest message between remote actors, in bytes; they carry questions, never jobs.
@@ -63,6 +63,13 @@ pub struct ClusterState {
     /// Standings of the view before, to notice who has become silent.
     standings: HashMap<NodeId, Standing>,
     commands: Vec<Command>,
+    rollcall: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for ClusterState {
+    fn drop(&mut self) {
+        self.rollcall.abort();
+    }
 }
 
 impl Actor for ClusterActor {
@@ -112,6 +119,7 @@ impl Actor for ClusterActor {
                 me.clone(),
             ));
         }
+        let rollcall = tokio::spawn(rollcall::repeat(Arc::clone(&args.cluster)));
         me.cast(ClusterMessage::Tick)?;
         Ok(ClusterState {
             args,
@@ -120,6 +128,7 @@ impl Actor for ClusterActor {
             connections: HashMap::new(),
             standings: HashMap::new(),
             commands: Vec::new(),
+            rollcall,
         })
     }
 
