@@ -31,6 +31,7 @@ pub fn main() -> ExitCode {
         Command::Status(options) => commands::status::run(&paths, &options),
         Command::Plan(options) => commands::plan::run(&paths, &options),
         Command::Replay(options) => commands::replay::run(&options),
+        Command::Load(options) => commands::load::run(&paths, &options),
         Command::Bench(options) => commands::bench::run(&paths, &options),
         Command::Simulate(options) => commands::simulate::run(&options),
         Command::Prove(options) => commands::prove::run(&options),

@@ -31,6 +31,8 @@ pub(crate) struct Inner {
     state: Mutex<State>,
     next_correlation: AtomicU64,
     pub(crate) reconnects: AtomicU32,
+    /// Final answers that no job waited for.
+    pub(crate) unexpected: AtomicU64,
 }
 
 #[derive(Default)]
@@ -69,6 +71,7 @@ impl Inner {
             state: Mutex::new(State::default()),
             next_correlation: AtomicU64::new(1),
             reconnects: AtomicU32::new(0),
+            unexpected: AtomicU64::new(0),
         }
     }
 
@@ -178,7 +181,10 @@ impl Inner {
         if header.outcome == Outcome::Partial {
             return;
         }
-        let Some(job) = self.state.lock().pending.remove(&correlation) else { return };
+        let Some(job) = self.state.lock().pending.remove(&correlation) else {
+            self.unexpected.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
         let total_ns = u64::try_from(job.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let _ = job.done.send(Ok(Answer { header, payload, total_ns }));
     }

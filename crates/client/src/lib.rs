@@ -25,6 +25,7 @@ mod session;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use sensorium_transport::pki::Bundle;
@@ -118,6 +119,19 @@ impl Client {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.inner.config.address
+    }
+
+    /// How often the connection was opened again.
+    #[must_use]
+    pub fn reconnects(&self) -> u32 {
+        self.inner.reconnects.load(Ordering::Relaxed)
+    }
+
+    /// Final answers that came for jobs which nobody waited for: answered already, or taken back. Without the latter, more
+    /// than 0 means that a node answered a job twice; the application never sees the second answer.
+    #[must_use]
+    pub fn unexpected_answers(&self) -> u64 {
+        self.inner.unexpected.load(Ordering::Relaxed)
     }
 
     /// The QUIC connection now in use, for diagnostics; `None` while it is being opened again.
