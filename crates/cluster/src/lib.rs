@@ -1,0 +1,21 @@
+//! What nodes of a cluster decide: who is there, where a job goes, and who owns a stream.
+//!
+//! Everything is a state machine or a function: times are arguments, commands are results, and the one place that needs
+//! chance (the jitter of reconnecting) has a seed. It deliberately has no clock, no sockets and no threads, and knows
+//! nothing of QUIC or actors: whoever calls it dials, sends and receives. So the same code runs in a node and in tests
+//! that play loss, delay and partitions in virtual time.
+
+mod ids;
+mod report;
+mod topology;
+
+pub use ids::{ModelId, NodeId};
+pub use report::{ENTRIES_MAX, LoadEntry, LoadReport, REPORT_BYTES_MAX};
+pub use topology::{
+    NODE_NAME_BYTES_MAX, NODES_MAX, NodeSpec, PARENTS_MAX, TIMING_MS_MAX, TIMING_MS_MIN, TierCost, Timing, Topology,
+    TopologyError,
+};
+
+/// How often a job may be handed on. With three tiers, three hops reach every node of a region and a central one from
+/// everywhere.
+pub const HOPS_MAX: u8 = 3;
