@@ -65,6 +65,8 @@ pub(crate) enum Command {
     Simulate(SimulateArguments),
     /// Look for bad luck in which an accepted job would miss its deadline.
     Prove(ProveArguments),
+    /// Check a cluster file and show its nodes, with what each would get.
+    Topology(TopologyArguments),
     /// Show this machine's hardware and how it would be used.
     Hardware(HardwareArguments),
     /// List the models and check their files.
@@ -346,6 +348,15 @@ pub(crate) struct ProveArguments {
     #[arg(long)]
     pub(crate) count_loss: bool,
     /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TopologyArguments {
+    /// The cluster file (TOML), such as cluster/three-tier.toml.
+    pub(crate) file: PathBuf,
+    /// As JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

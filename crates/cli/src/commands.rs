@@ -14,6 +14,7 @@ mod sample;
 pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod submit;
+pub(crate) mod topology;
 pub(crate) mod worker;
 
 use std::future::Future;

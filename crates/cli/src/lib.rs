@@ -35,6 +35,7 @@ pub fn main() -> ExitCode {
         Command::Bench(options) => commands::bench::run(&paths, &options),
         Command::Simulate(options) => commands::simulate::run(&options),
         Command::Prove(options) => commands::prove::run(&options),
+        Command::Topology(options) => commands::topology::run(&options),
         Command::Hardware(options) => commands::hardware::run(&options),
         Command::Models(options) => commands::models::run(&paths, &options),
         Command::Ca(options) => commands::ca::run(&options),
