@@ -6,10 +6,15 @@
 //! that play loss, delay and partitions in virtual time.
 
 mod ids;
+mod membership;
 mod report;
 mod topology;
 
 pub use ids::{ModelId, NodeId};
+pub use membership::{
+    Command, DIAL_MS_MAX, DIAL_PAUSE_MS_MAX, DIAL_PAUSE_MS_MIN, Event, Hello, Membership, Neighbour, Refusal, Standing,
+    View,
+};
 pub use report::{ENTRIES_MAX, LoadEntry, LoadReport, REPORT_BYTES_MAX};
 pub use topology::{
     NODE_NAME_BYTES_MAX, NODES_MAX, NodeSpec, PARENTS_MAX, TIMING_MS_MAX, TIMING_MS_MIN, TierCost, Timing, Topology,
