@@ -188,7 +188,7 @@ fn two_nodes_do_not_get_in_each_others_way() {
 
     // A port that nobody listens on: said in time, not waited for without end.
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let dead = refused(&mut node.command(&["status", "--connect", &nobody]));
+    let dead = refused(&mut node.command(&["status", "--node", &nobody]));
     holds(&dead, &["no node answers", &nobody, "sensorium node"]);
     let bundle = refused(&mut node.command(&["status", "--bundle", "/nonexistent"]));
     holds(&bundle, &["/nonexistent", "bundle"]);

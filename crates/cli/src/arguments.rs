@@ -95,12 +95,19 @@ pub(crate) struct WorkerArguments {
     pub(crate) parent: u32,
 }
 
-/// How to reach the node.
+/// How to reach a node.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Reach {
-    /// Address of the node's API. Default: the node of the data directory.
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) connect: Option<SocketAddr>,
+    /// Address of a node's API; several, in order of preference, with commas or by giving it again: the first that answers
+    /// is used, and when it is gone the next one. Default: the node of the data directory.
+    #[arg(
+        long = "node",
+        visible_alias = "connect",
+        value_name = "ADDR",
+        env = "SENSORIUM_NODE",
+        value_delimiter = ','
+    )]
+    pub(crate) nodes: Vec<SocketAddr>,
     /// Folder with the client's certificate bundle. Default: the data directory's.
     #[arg(long, value_name = "DIR")]
     pub(crate) bundle: Option<PathBuf>,

@@ -40,23 +40,23 @@ impl Paths {
         self.cache.join("models")
     }
 
-    /// Connects to the node that is meant.
+    /// Connects to a node of those that are meant.
     pub(crate) async fn connect(&self, reach: &Reach) -> anyhow::Result<Client> {
-        let address = self.address(reach)?;
+        let addresses = self.addresses(reach)?;
         let bundle = reach.bundle.clone().unwrap_or_else(|| self.data.certificates().join("client"));
-        let config = ClientConfig::from_bundle(&bundle, address)
+        let config = ClientConfig::from_bundle_many(&bundle, addresses)
             .with_context(|| format!("a client bundle is needed in {} (--bundle)", bundle.display()))?;
         Ok(Client::connect(config).await?)
     }
 
-    fn address(&self, reach: &Reach) -> anyhow::Result<SocketAddr> {
-        if let Some(address) = reach.connect {
-            return Ok(address);
+    fn addresses(&self, reach: &Reach) -> anyhow::Result<Vec<SocketAddr>> {
+        if !reach.nodes.is_empty() {
+            return Ok(reach.nodes.clone());
         }
         match self.data.find_node()? {
-            Some(node) => Ok(node.api),
+            Some(node) => Ok(vec![node.api]),
             None => bail!(
-                "no node runs on the data directory {}; start one with: sensorium node (or give --connect ADDR)",
+                "no node runs on the data directory {}; start one with: sensorium node (or give --node ADDR)",
                 self.data.root().display()
             ),
         }

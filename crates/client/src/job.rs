@@ -11,13 +11,14 @@ pub struct Job {
     pub(crate) model: String,
     pub(crate) header: SubmitHeader,
     pub(crate) shape: Vec<u32>,
+    pub(crate) refusals_retried_max: u32,
 }
 
 impl Job {
     fn new(model: &str, payload: PayloadKind) -> Self {
         let job_id = JobId(rand::random());
         let header = SubmitHeader { job_id, payload, budget_us: 1_000_000, ..Default::default() };
-        Self { model: model.to_owned(), header, shape: Vec::new() }
+        Self { model: model.to_owned(), header, shape: Vec::new(), refusals_retried_max: 0 }
     }
 
     /// An encoded image (JPEG or PNG).
@@ -80,7 +81,16 @@ impl Job {
         self
     }
 
-    /// The idempotency key; a job sent twice under the same key is run and answered once.
+    /// Sends a job that was refused for now again after the pause that the refusal names, as long as its deadline allows,
+    /// and at most this many times. Without it, and where the refusal names no pause, the refusal is the answer.
+    #[must_use]
+    pub fn retry_refusals(mut self, retries_max: u32) -> Self {
+        self.refusals_retried_max = retries_max;
+        self
+    }
+
+    /// The idempotency key; a job sent twice under the same key is run once, and whoever waits for it gets the same
+    /// answer. While the first is unanswered a second one with its key is not sent, and shares its deadline.
     #[must_use]
     pub fn job_id(mut self, job_id: JobId) -> Self {
         self.header.job_id = job_id;

@@ -10,68 +10,67 @@
 //! # Ok(()) }
 //! ```
 //!
-//! A client keeps one connection, opens it again when it breaks, and sends what was unanswered again under the same job
-//! id; the application sees each answer once. It holds no more in flight than the node granted: `submit` waits for
-//! credits. Best latency is had on a `current_thread` runtime.
+//! A client keeps a connection to one of the nodes it is given, and opens another when it breaks or its node is stopping:
+//! at once to the next of the list, and around it again for `reconnect_ms_max`. What was unanswered is sent again under the
+//! same job id, with what is left of its budget. The application sees exactly one answer or one error of each job:
+//!
+//! - an [`Answer`], whatever node gave it; another node's answer to the same job is dropped and counted;
+//! - [`ClientError::Expired`] when its deadline passed while no node could be reached;
+//! - [`ClientError::Lost`] when no node came back, [`ClientError::Silent`] when a node that has the job does not answer.
+//!
+//! A client stays with the node that it has, also when one that stands before it in the list comes back. When its own
+//! address changes, [`Client::rebind`] keeps connection, jobs and sessions. Sessions do not move to another node.
+//!
+//! It holds no more in flight than the node granted: `submit` waits for credits. Best latency is had on a
+//! `current_thread` runtime that is not kept busy: with several nodes, one that does not run for 0.7 s loses its connection.
 
 mod answer;
+mod config;
 mod connection;
+mod dial;
 mod error;
 mod inner;
 mod job;
 mod loan;
+mod pending;
+mod query;
 mod session;
+mod submit;
+mod transit;
+mod upload;
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
-use sensorium_transport::pki::Bundle;
 
 pub use answer::Answer;
-pub use error::ClientError;
+pub use config::{ClientConfig, NODES_MAX};
+pub use error::{ClientError, FailedDial};
+pub use inner::ConnectedNode;
 pub use job::Job;
 pub use loan::Loan;
 pub use session::{Session, SessionOptions};
 
 use inner::Inner;
 
-/// Where the node is and who we are.
-#[derive(Clone)]
-pub struct ClientConfig {
-    pub address: SocketAddr,
-    pub bundle: Bundle,
-    /// How long the first connection may take, in milliseconds. Default 5,000.
-    pub connect_ms_max: u64,
-    /// How long a broken connection is tried again before what is unanswered fails, in milliseconds. Default 10,000.
-    pub reconnect_ms_max: u64,
-}
-
-impl ClientConfig {
-    /// Reads the certificate bundle in `folder` (`ca.pem`, `cert.pem`, `key.pem`).
-    ///
-    /// # Errors
-    /// When a file is missing or is not what it should be.
-    pub fn from_bundle(folder: &Path, address: SocketAddr) -> Result<Self, ClientError> {
-        let bundle = Bundle::read(folder).map_err(|error| ClientError::Certificates(error.to_string()))?;
-        Ok(Self { address, bundle, connect_ms_max: 5_000, reconnect_ms_max: 10_000 })
-    }
-}
-
-/// A connection to a node. Cheap to clone; the last clone that is dropped closes it.
+/// A connection to one of the nodes. Cheap to clone; the last clone that is dropped closes it.
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
 }
 
 impl Client {
-    /// Connects and waits for the node's grant.
+    /// Connects to the first node that answers, and waits for its grant. Nodes in front of the list have a head start of a
+    /// quarter of a second each.
     ///
     /// # Errors
-    /// [`ClientError::Unreachable`] when nothing answers in `connect_ms_max`, [`ClientError::Rejected`] when the node
-    /// does not accept our certificate.
+    /// [`ClientError::Invalid`] for no address or more than [`NODES_MAX`]. For one node: [`ClientError::Unreachable`] when
+    /// nothing answers in `connect_ms_max`, [`ClientError::Rejected`] when the node does not accept our certificate. For
+    /// several: [`ClientError::NoNode`] with the reason of each.
     pub async fn connect(config: ClientConfig) -> Result<Self, ClientError> {
         Ok(Self { inner: connection::open(config).await? })
     }
@@ -94,9 +93,9 @@ impl Client {
     /// future takes the job back.
     ///
     /// # Errors
-    /// Only when there is no answer: the connection is lost for good, or nothing came long after the deadline.
+    /// Only when there is no answer: no node can be reached, or nothing came long after the deadline.
     pub async fn submit(&self, job: Job, payload: impl Into<Bytes>) -> Result<Answer, ClientError> {
-        connection::submit(&self.inner, job, payload.into()).await
+        submit::submit(&self.inner, job, payload.into()).await
     }
 
     /// Opens a session over a media file.
@@ -112,26 +111,48 @@ impl Client {
     /// # Errors
     /// When the node does not answer or refuses.
     pub async fn query(&self, question: &str) -> Result<String, ClientError> {
-        connection::query(&self.inner, question).await
+        query::query(&self.inner, question).await
     }
 
-    /// The address of the node.
+    /// The node now in use; `None` while nodes are being dialled.
     #[must_use]
-    pub fn address(&self) -> SocketAddr {
-        self.inner.config.address
+    pub fn node(&self) -> Option<ConnectedNode> {
+        self.inner.node()
     }
 
-    /// How often the connection was opened again.
+    /// How often another connection took the place of one that broke or whose node was stopping.
     #[must_use]
     pub fn reconnects(&self) -> u32 {
         self.inner.reconnects.load(Ordering::Relaxed)
     }
 
-    /// Final answers that came for jobs which nobody waited for: answered already, or taken back. Without the latter, more
-    /// than 0 means that a node answered a job twice; the application never sees the second answer.
+    /// Answers that nobody waited for any more: to jobs that another node had answered, or that were taken back.
     #[must_use]
-    pub fn unexpected_answers(&self) -> u64 {
-        self.inner.unexpected.load(Ordering::Relaxed)
+    pub fn stray_answers(&self) -> u64 {
+        self.inner.stray_answers.load(Ordering::Relaxed)
+    }
+
+    /// The nodes that were dialled before the one in use and could not be used, with the reasons.
+    #[must_use]
+    pub fn skipped(&self) -> Vec<FailedDial> {
+        self.inner.skipped()
+    }
+
+    /// What is kept back of each deadline for the way to the node and back, at most half of the deadline: first the
+    /// connection's round trip, then what receipts say of the network, with a margin.
+    #[must_use]
+    pub fn expected_transit(&self) -> Duration {
+        self.inner.expected_transit()
+    }
+
+    /// The network has changed: goes on from `local`, a local address with port 0 for any, on a new socket. Connection,
+    /// jobs and sessions stay; the node verifies the new path by itself. Without it a change of network ends in a lost
+    /// connection and the jobs are sent again.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when there is no such local address; the old socket is kept then.
+    pub fn rebind(&self, local: SocketAddr) -> Result<(), ClientError> {
+        self.inner.dialer.rebind(local).map_err(|error| ClientError::Invalid(error.to_string()))
     }
 
     /// The QUIC connection now in use, for diagnostics; `None` while it is being opened again.
@@ -140,9 +161,9 @@ impl Client {
         self.inner.connection()
     }
 
-    /// Closes the connection and waits, for at most a second, until the node knows.
+    /// Sends what is queued, such as jobs taken back, closes the connection and waits, for at most a second each, until the
+    /// node knows. What is unanswered fails with [`ClientError::Closed`].
     pub async fn close(self) {
-        self.inner.close();
-        self.inner.dialer.settle().await;
+        self.inner.close().await;
     }
 }

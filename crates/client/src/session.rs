@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use sensorium_transport::{FrameReader, Step};
@@ -11,7 +12,7 @@ use sensorium_wire::{Event, Kind, Name};
 use tokio::io::AsyncReadExt;
 
 use crate::ClientError;
-use crate::inner::Inner;
+use crate::inner::{ConnectedNode, Inner};
 
 /// The file is read in pieces of this size.
 const PIECE_BYTES: usize = 256 << 10;
@@ -39,6 +40,9 @@ pub struct Session {
     payload: Vec<u8>,
     kind: Option<Kind>,
     upload: tokio::task::JoinHandle<Result<(), ClientError>>,
+    node: ConnectedNode,
+    opened: Instant,
+    events: u64,
 }
 
 pub(crate) async fn open(inner: &Arc<Inner>, options: SessionOptions, file: &Path) -> Result<Session, ClientError> {
@@ -48,13 +52,9 @@ pub(crate) async fn open(inner: &Arc<Inner>, options: SessionOptions, file: &Pat
     if !metadata.is_file() {
         return Err(ClientError::Invalid(format!("{}: not a regular file", file.display())));
     }
-    let connection = inner.connection().ok_or(ClientError::Closed)?;
-    let lost = |error: quinn::ConnectionError| ClientError::Lost {
-        address: inner.config.address,
-        waited_ms: 0,
-        reason: error.to_string(),
-    };
-    let (send, stream) = connection.open_bi().await.map_err(lost)?;
+    let (connection, node) = inner.connected().await?;
+    let opened = Instant::now();
+    let (send, stream) = connection.open_bi().await.map_err(|error| lost(&node, opened, 0, &error))?;
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let header = SessionHeader {
         session: rand::random(),
@@ -67,7 +67,30 @@ pub(crate) async fn open(inner: &Arc<Inner>, options: SessionOptions, file: &Pat
     let upload = tokio::spawn(async move {
         upload(send, source, &header, metadata.len()).await.map_err(|source| ClientError::File { path, source })
     });
-    Ok(Session { stream, reader: FrameReader::default(), chunk: Bytes::new(), payload: Vec::new(), kind: None, upload })
+    Ok(Session {
+        stream,
+        reader: FrameReader::default(),
+        chunk: Bytes::new(),
+        payload: Vec::new(),
+        kind: None,
+        upload,
+        node,
+        opened,
+        events: 0,
+    })
+}
+
+fn lost(node: &ConnectedNode, opened: Instant, events: u64, error: &quinn::ConnectionError) -> ClientError {
+    if *error == quinn::ConnectionError::LocallyClosed {
+        return ClientError::Closed;
+    }
+    ClientError::SessionLost {
+        node: node.name.clone(),
+        address: node.address,
+        after_ms: u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX),
+        events,
+        reason: error.to_string(),
+    }
 }
 
 async fn upload(
@@ -102,10 +125,17 @@ async fn upload(
 }
 
 impl Session {
+    /// The node that runs it.
+    #[must_use]
+    pub fn node(&self) -> &ConnectedNode {
+        &self.node
+    }
+
     /// The next event; `None` after the last one.
     ///
     /// # Errors
-    /// When the connection is lost, the file cannot be read to its end, or the node breaks the protocol.
+    /// [`ClientError::SessionLost`] when the connection is lost: a session ends with its node, and another one has to be
+    /// opened. Also when the file cannot be read to its end, or the node breaks the protocol.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
         loop {
             let mut input = &self.chunk[..];
@@ -117,7 +147,11 @@ impl Session {
                 Step::End => done = true,
                 Step::More => {
                     let piece = self.stream.read_chunk(usize::MAX, true).await;
-                    match piece.map_err(|error| ClientError::Protocol(format!("the session broke off: {error}")))? {
+                    let broken = |error| match error {
+                        quinn::ReadError::ConnectionLost(error) => lost(&self.node, self.opened, self.events, &error),
+                        error => ClientError::Protocol(format!("the session broke off: {error}")),
+                    };
+                    match piece.map_err(broken)? {
                         Some(piece) => self.chunk = piece.bytes,
                         None if self.reader.is_between_frames() => return self.finish().await,
                         None => return Err(ClientError::Protocol("the session ended inside an event".to_owned())),
@@ -129,6 +163,7 @@ impl Session {
             let _ = self.chunk.split_to(used);
             if done {
                 let payload = std::mem::take(&mut self.payload);
+                self.events += u64::from(self.kind == Some(Kind::Event));
                 return match self.kind {
                     Some(Kind::Event) => codec::decode(&payload)
                         .map(Some)

@@ -1,7 +1,7 @@
 //! QUIC endpoints: sockets, windows and packet sizes.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,10 @@ pub struct Liveness {
 impl Liveness {
     /// For clients: survives a moment without a network.
     pub const API: Self = Self { idle_ms_max: 10_000, keep_alive_ms: 2_000 };
+    /// For clients that have another node to go to: a node that is gone is noticed within 0.7 s, at the price of ten small
+    /// packets a second each way. Each side brings its own limit, and QUIC takes the smaller one, but never less than
+    /// three probe timeouts of the path (RFC 9000, section 10.1): a slow way is not taken for a dead node.
+    pub const API_FAILOVER: Self = Self { idle_ms_max: 700, keep_alive_ms: 100 };
     /// Between nodes: the failure detector.
     pub const PEER: Self = Self { idle_ms_max: 1_500, keep_alive_ms: 300 };
 }
@@ -77,7 +81,9 @@ impl Listener {
         let tls = QuicServerConfig::try_from(pki::server_config(bundle, alpn)?)
             .map_err(|error| EndpointError::Tls(error.to_string()))?;
         let mut far = quinn::ServerConfig::with_crypto(Arc::new(tls));
-        far.transport_config(transport(liveness, false));
+        // A client whose address changes keeps its streams: packets with its connection ids are taken from elsewhere, too,
+        // and QUIC sends little to the new address until the client has proven that it is there.
+        far.transport_config(transport(liveness, false)).migration(true);
         let mut near = far.clone();
         near.transport_config(transport(liveness, true));
         let endpoint = endpoint(address, Some(far.clone()))?;
@@ -149,6 +155,37 @@ impl Dialer {
         self.endpoint.connect_with(config, address, pki::SERVER_NAME)
     }
 
+    /// Goes on from another local address, with another socket; connections and their streams stay. Peers hear of it by
+    /// the next packet. An IPv4 address serves a dialler of IPv6, too.
+    ///
+    /// # Errors
+    /// [`EndpointError::Bind`]; the old socket is kept then.
+    pub fn rebind(&self, address: SocketAddr) -> Result<(), EndpointError> {
+        let bind_error = |source| EndpointError::Bind { address, source, hint: "" };
+        let ours = self.endpoint.local_addr().map_err(bind_error)?;
+        let wanted = match address.ip() {
+            IpAddr::V4(ip) if ours.is_ipv6() && ip.is_unspecified() => Ipv6Addr::UNSPECIFIED.into(),
+            IpAddr::V4(ip) if ours.is_ipv6() => ip.to_ipv6_mapped().into(),
+            IpAddr::V6(_) if ours.is_ipv4() => {
+                return Err(bind_error(io::Error::new(
+                    io::ErrorKind::Unsupported,
+                    "an IPv6 address, but the peers are dialled by IPv4",
+                )));
+            }
+            ip => ip,
+        };
+        let socket = socket(SocketAddr::new(wanted, address.port())).map_err(|error| match error {
+            EndpointError::Bind { source, .. } => bind_error(source),
+            other => other,
+        })?;
+        self.endpoint.rebind(socket).map_err(bind_error)
+    }
+
+    /// Closes every connection with `reason`, and those that are being dialled.
+    pub fn close(&self, reason: &str) {
+        self.endpoint.close(0_u32.into(), reason.as_bytes());
+    }
+
     /// Waits, for at most a second, until peers know that the connections are closed.
     pub async fn settle(&self) {
         let _ = tokio::time::timeout(Duration::from_secs(1), self.endpoint.wait_idle()).await;
@@ -173,6 +210,20 @@ fn is_near(address: SocketAddr) -> bool {
 }
 
 fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>) -> Result<quinn::Endpoint, EndpointError> {
+    let socket = socket(address)?;
+    let mut config = quinn::EndpointConfig::default();
+    config
+        .max_udp_payload_size(LOOPBACK_PACKET_BYTES + 100)
+        .map_err(|error| EndpointError::Tls(format!("packet size: {error}")))?;
+    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime)).map_err(|source| EndpointError::Bind {
+        address,
+        source,
+        hint: "",
+    })
+}
+
+/// A UDP socket with room for bursts.
+fn socket(address: SocketAddr) -> Result<UdpSocket, EndpointError> {
     let bind_error = |source: io::Error| {
         let hint = match source.kind() {
             io::ErrorKind::AddrInUse => "; another process holds the port: stop it or choose another with --listen",
@@ -189,11 +240,7 @@ fn endpoint(address: SocketAddr, server: Option<quinn::ServerConfig>) -> Result<
     if sockopt::set_socket_send_buffer_size_force(&socket, SOCKET_BUFFER_BYTES).is_err() {
         let _ = sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER_BYTES);
     }
-    let mut config = quinn::EndpointConfig::default();
-    config
-        .max_udp_payload_size(LOOPBACK_PACKET_BYTES + 100)
-        .map_err(|error| EndpointError::Tls(format!("packet size: {error}")))?;
-    quinn::Endpoint::new(config, server, socket, Arc::new(quinn::TokioRuntime)).map_err(bind_error)
+    Ok(socket)
 }
 
 fn transport(liveness: Liveness, near: bool) -> Arc<quinn::TransportConfig> {

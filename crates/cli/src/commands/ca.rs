@@ -46,7 +46,7 @@ fn issue(arguments: &IssueArguments) -> anyhow::Result<()> {
     if principal.has(Role::Peer) {
         println!("on the node: put it in DATA/certificates/node (and remove DATA/certificates/ca), then restart it");
     } else {
-        println!("use it: sensorium submit --connect ADDR --bundle {} …", arguments.out.display());
+        println!("use it: sensorium submit --node ADDR --bundle {} …", arguments.out.display());
     }
     Ok(())
 }

@@ -139,7 +139,14 @@ impl Stream {
                 let header: SessionHeader = decode_header(Kind::Session, header)?;
                 return self.session(header, prelude.payload_bytes).await;
             }
-            Kind::Grant | Kind::Answer | Kind::Event | Kind::Reply | Kind::Error => {
+            Kind::Grant
+            | Kind::Answer
+            | Kind::Event
+            | Kind::Reply
+            | Kind::Error
+            | Kind::Forward
+            | Kind::Hello
+            | Kind::Checkpoint => {
                 return Err(FrameError::Unexpected(prelude.kind).into());
             }
         }

@@ -8,7 +8,6 @@ mod arrivals;
 mod offer;
 mod record;
 mod report;
-mod transit;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,7 +23,6 @@ use sensorium_wire::{Dtype, limits};
 
 use self::offer::Offer;
 use self::report::{Report, Setting};
-use self::transit::Transit;
 use crate::arguments::BenchOverloadArguments;
 use crate::commands::sample::Sample;
 use crate::error::Outcome;
@@ -85,8 +83,7 @@ fn check(arguments: &BenchOverloadArguments) -> anyhow::Result<()> {
 async fn measure(client: &Client, cache: &Path, arguments: &BenchOverloadArguments) -> anyhow::Result<Report> {
     let model = arguments.model.as_str();
     let sample = Arc::new(sample(client, model, arguments.file.as_deref(), cache).await?);
-    let mut transit = Transit::default();
-    let unloaded_p50_ns = alone(client, model, &sample, &mut transit).await?;
+    let unloaded_p50_ns = alone(client, model, &sample).await?;
     check_deadline(arguments.deadline, unloaded_p50_ns)?;
     let capacity_per_s = capacity(client, model, &sample).await?;
     let setting = Setting {
@@ -102,13 +99,13 @@ async fn measure(client: &Client, cache: &Path, arguments: &BenchOverloadArgumen
     let arrivals = arrivals::poisson(arguments.load * capacity_per_s, arguments.seconds, arguments.seed)?;
     let last = Duration::from_micros(arrivals.last().copied().unwrap_or(0));
     let offer = Offer { client, model, sample: &sample, deadline: arguments.deadline };
-    let (endings, fresh) = tokio::try_join!(offer.run(&arrivals, &mut transit), async {
+    let (endings, fresh) = tokio::try_join!(offer.run(&arrivals), async {
         // By the clock, whatever becomes of the others: what is left of them would be in its way.
         tokio::time::sleep(last + Duration::from_millis(FRESH_AFTER_MS)).await;
         one(client, model, &sample).await
     })?;
     let fresh_ns = fresh.0.is_result().then(|| nanos(fresh.1));
-    Ok(Report { setting, endings, fresh_ns, transit_ns: transit.expected_ns() })
+    Ok(Report { setting, endings, fresh_ns, transit_ns: nanos(client.expected_transit()) })
 }
 
 /// A payload for the model, by the manifest that the node has of it.
@@ -149,7 +146,7 @@ fn done(answer: &Answer) -> anyhow::Result<()> {
 }
 
 /// Median of one job at a time, in nanoseconds.
-async fn alone(client: &Client, model: &str, sample: &Sample, transit: &mut Transit) -> anyhow::Result<u64> {
+async fn alone(client: &Client, model: &str, sample: &Sample) -> anyhow::Result<u64> {
     let mut latencies = Histogram::<u64>::new_with_bounds(1, 600_000_000_000, 3)?;
     // The first one pays for what is only done once.
     done(&one(client, model, sample).await?.0)?;
@@ -158,7 +155,6 @@ async fn alone(client: &Client, model: &str, sample: &Sample, transit: &mut Tran
         let (answer, took) = one(client, model, sample).await?;
         done(&answer)?;
         latencies.record(nanos(took).max(1))?;
-        transit.observe(answer.network_ns());
     }
     Ok(latencies.value_at_quantile(0.5))
 }

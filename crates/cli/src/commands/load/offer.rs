@@ -1,7 +1,7 @@
 //! The open loop: jobs leave by the schedule over several connections, and each comes to exactly one ending here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -108,6 +108,32 @@ pub(super) struct Ending {
     pub(super) wrong: bool,
 }
 
+/// Answers that no job waited for, and how often a client went to another connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Strays {
+    /// On the only connection that a client ever had: a node answered a job twice.
+    pub(super) twice: u64,
+    /// After a change of connection: two nodes may both have answered, and the application has seen one of them.
+    pub(super) stray: u64,
+    pub(super) reconnects: u64,
+}
+
+impl Strays {
+    fn of(client: &Client) -> Self {
+        let (stray, reconnects) = (client.stray_answers(), u64::from(client.reconnects()));
+        let (twice, stray) = if reconnects == 0 { (stray, 0) } else { (0, stray) };
+        Self { twice, stray, reconnects }
+    }
+
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            twice: self.twice + other.twice,
+            stray: self.stray + other.stray,
+            reconnects: self.reconnects + other.reconnects,
+        }
+    }
+}
+
 /// A connection, which is replaced when it is lost for good.
 struct Seat {
     client: Client,
@@ -131,8 +157,8 @@ struct Run {
     marker: [u8; 8],
     /// Connections that had to be made anew.
     replaced: AtomicU32,
-    /// Second answers that connections which are gone had seen.
-    twice: AtomicU64,
+    /// What clients that are gone had seen.
+    gone: std::sync::Mutex<Strays>,
 }
 
 impl Load {
@@ -159,7 +185,7 @@ impl Load {
             began: Instant::now(),
             marker: rand::random(),
             replaced: AtomicU32::new(0),
-            twice: AtomicU64::new(0),
+            gone: std::sync::Mutex::default(),
         });
         let (endings_in, mut endings) = mpsc::channel(OUTSTANDING_JOBS_MAX);
         // A task of its own: what endings need does not make it wait.
@@ -176,10 +202,11 @@ impl Load {
         }
         for seat in &run.seats {
             let seat = seat.lock().await;
-            tally.add_connection(&seat.client);
+            tally.add_strays(Strays::of(&seat.client));
             seat.client.clone().close().await;
         }
-        tally.add_replaced(run.replaced.load(Ordering::Relaxed), run.twice.load(Ordering::Relaxed));
+        tally.add_strays(run.gone.lock().map(|gone| *gone).unwrap_or_default());
+        tally.add_replaced(run.replaced.load(Ordering::Relaxed));
         Ok(tally)
     }
 }
@@ -246,6 +273,11 @@ impl Run {
                 ending.on_time = answer.is_result() && latency_us <= deadline_us;
                 ending.wrong = answer.header.job_id != job || (shape.echoes && is_of_another(&answer, &payload));
             }
+            // The SDK ends what it could bring to no node in time; as far as the job is concerned this is an ending.
+            Err(ClientError::Expired { .. }) => {
+                ending.end = End::Answered(Outcome::Expired);
+                "no_node".clone_into(&mut ending.reason);
+            }
             Err(error) => {
                 ending.reason = error.to_string();
                 if matches!(error, ClientError::Lost { .. } | ClientError::Closed) {
@@ -266,7 +298,9 @@ impl Run {
         while began.elapsed() < Duration::from_millis(DIAL_MS_MAX) {
             match self.load.paths.connect(&self.load.reach).await {
                 Ok(client) => {
-                    self.twice.fetch_add(seat.client.unexpected_answers(), Ordering::Relaxed);
+                    if let Ok(mut gone) = self.gone.lock() {
+                        *gone = gone.and(Strays::of(&seat.client));
+                    }
                     self.replaced.fetch_add(1, Ordering::Relaxed);
                     *seat = Seat { client, generation: generation.wrapping_add(1) };
                     return;

@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use sensorium_client::Client;
 use sensorium_wire::Outcome;
 use serde_json::{Map, Value, json};
 
-use super::offer::{End, Ending};
+use super::offer::{End, Ending, Strays};
 use crate::show;
 
 /// Longest latency that is told apart, in microseconds: 2 hours.
@@ -35,8 +34,7 @@ pub(super) struct Tally {
     /// Longest time without any result, in microseconds.
     gap_us: u64,
     last_result_us: u64,
-    twice: u64,
-    reconnects: u64,
+    strays: Strays,
     replaced: u32,
 }
 
@@ -105,8 +103,7 @@ impl Tally {
             ended_us: 0,
             gap_us: 0,
             last_result_us: 0,
-            twice: 0,
-            reconnects: 0,
+            strays: Strays::default(),
             replaced: 0,
         }
     }
@@ -138,23 +135,21 @@ impl Tally {
         }
     }
 
-    /// What a connection saw, at its end.
-    pub(super) fn add_connection(&mut self, client: &Client) {
-        self.twice += client.unexpected_answers();
-        self.reconnects += u64::from(client.reconnects());
+    /// What clients saw, at their end.
+    pub(super) fn add_strays(&mut self, strays: Strays) {
+        self.strays = self.strays.and(strays);
     }
 
-    /// Connections that were lost for good and made anew, and the second answers that they had seen.
-    pub(super) fn add_replaced(&mut self, replaced: u32, twice: u64) {
+    /// Connections that were lost for good and made anew.
+    pub(super) fn add_replaced(&mut self, replaced: u32) {
         self.replaced += replaced;
-        self.twice += twice;
     }
 
     /// Whether every job had exactly one ending, and its own.
     pub(super) fn is_sound(&self) -> bool {
         let answered: u64 = self.total.outcomes.iter().sum();
         let all = usize::try_from(answered).is_ok_and(|answered| answered == self.due);
-        all && self.total.lost == 0 && self.total.wrong == 0 && self.twice == 0
+        all && self.total.lost == 0 && self.total.wrong == 0 && self.strays.twice == 0
     }
 
     pub(super) fn json(&self) -> Value {
@@ -164,7 +159,8 @@ impl Tally {
             self.kinds.iter().zip(&self.by_kind).map(|(kind, count)| (kind.clone(), count.json().into())).collect();
         for (name, value) in [
             ("due", json!(self.due)),
-            ("twice", json!(self.twice)),
+            ("twice", json!(self.strays.twice)),
+            ("stray", json!(self.strays.stray)),
             ("ok", json!(self.is_sound())),
             ("deadline_us", json!(self.deadline.as_micros())),
             ("seconds", json!(self.seconds())),
@@ -176,7 +172,7 @@ impl Tally {
             ("gap_us_max", json!(self.gap_us)),
             ("reasons", json!(self.reasons)),
             ("nodes", json!(self.nodes)),
-            ("reconnects", json!(self.reconnects)),
+            ("reconnects", json!(self.strays.reconnects)),
             ("replaced", json!(self.replaced)),
             ("kinds", kinds.into()),
         ] {
@@ -208,7 +204,7 @@ impl Tally {
         lines.extend(self.reasons.iter().map(|(reason, count)| format!("  {count} {reason}")));
         lines.push(format!(
             "connections: {} opened again, {} made anew; longest time without a result {}; behind the schedule by at most {}",
-            self.reconnects,
+            self.strays.reconnects,
             self.replaced,
             show::duration(self.gap_us.saturating_mul(1000)),
             show::duration(self.lag_us_max.saturating_mul(1000)),
@@ -217,7 +213,7 @@ impl Tally {
             "{}: {} lost, {} answered twice, {} with another job's answer",
             if self.is_sound() { "ok" } else { "NOT OK" },
             total.lost,
-            self.twice,
+            self.strays.twice,
             total.wrong
         ));
         lines
@@ -281,7 +277,7 @@ mod tests {
         assert!(!lost.is_sound() && lost.json()["lost"] == 1);
         let mut twice = tally(1);
         twice.add(&ending(End::Answered(Outcome::Result)));
-        twice.add_replaced(1, 1);
+        twice.add_strays(Strays { twice: 1, ..Strays::default() });
         assert!(!twice.is_sound() && twice.json()["twice"] == 1);
         let mut wrong = tally(1);
         wrong.add(&Ending { wrong: true, ..ending(End::Answered(Outcome::Result)) });

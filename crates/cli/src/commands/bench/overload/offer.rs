@@ -1,7 +1,6 @@
 //! The open loop: jobs leave by the schedule, whatever becomes of those before them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -11,7 +10,6 @@ use sensorium_wire::receipt::{Receipt, Stage};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::nanos;
-use super::transit::Transit;
 use crate::commands::sample::Sample;
 
 /// Most jobs without an ending. The SDK sends no more than the node's credits allow and holds the rest; a run in which this
@@ -77,10 +75,9 @@ impl Offer<'_> {
     ///
     /// # Errors
     /// When more than [`OUTSTANDING_JOBS_MAX`] jobs are without an ending.
-    pub(super) async fn run(&self, arrivals: &[u64], transit: &mut Transit) -> anyhow::Result<Vec<Ending>> {
+    pub(super) async fn run(&self, arrivals: &[u64]) -> anyhow::Result<Vec<Ending>> {
         let began = Instant::now();
         let (endings_in, mut endings_out) = mpsc::channel(OUTSTANDING_JOBS_MAX);
-        let expected_transit_ns = Arc::new(AtomicU64::new(transit.expected_ns()));
         let sender = Sender {
             client: self.client.clone(),
             model: self.model.to_owned(),
@@ -88,16 +85,11 @@ impl Offer<'_> {
             deadline: self.deadline,
             began,
             endings: endings_in,
-            expected_transit_ns: Arc::clone(&expected_transit_ns),
         };
         // A task of its own: what answers need does not make it wait.
         let sending = tokio::spawn(sender.run(arrivals.to_vec()));
         let mut endings = Vec::with_capacity(arrivals.len());
-        while let Some((ending, network_ns)) = endings_out.recv().await {
-            if let Some(network_ns) = network_ns {
-                transit.observe(network_ns);
-                expected_transit_ns.store(transit.expected_ns(), Ordering::Relaxed);
-            }
+        while let Some(ending) = endings_out.recv().await {
             endings.push(ending);
         }
         sending.await??;
@@ -113,8 +105,7 @@ struct Sender {
     sample: Arc<Sample>,
     deadline: Duration,
     began: Instant,
-    endings: mpsc::Sender<(Ending, Option<u64>)>,
-    expected_transit_ns: Arc<AtomicU64>,
+    endings: mpsc::Sender<Ending>,
 }
 
 impl Sender {
@@ -143,28 +134,26 @@ impl Sender {
         Ok(())
     }
 
-    /// One job from hand-over to ending, and the network time of its result.
-    async fn one(&self, offset_us: u64) -> (Ending, Option<u64>) {
+    /// One job from hand-over to ending.
+    async fn one(&self, offset_us: u64) -> Ending {
         let scheduled = self.began + Duration::from_micros(offset_us);
         let lag = scheduled.elapsed();
-        // However bad the way is, half of the deadline is for the node.
-        let transit = Duration::from_nanos(self.expected_transit_ns.load(Ordering::Relaxed)).min(self.deadline / 2);
-        let budget = self.deadline.saturating_sub(lag + transit);
+        // What the way takes is kept back by the SDK.
+        let budget = self.deadline.saturating_sub(lag);
         let job = self.sample.job(&self.model).deadline_us(nanos(budget) / 1000);
         let answer = self.client.submit(job, self.sample.bytes.clone()).await;
         let latency = scheduled.elapsed();
         let end = judge(&answer, latency <= self.deadline);
         let node_ns = answer.as_ref().map_or(0, |answer| answer.header.receipt.node_ns);
         let result = answer.ok().filter(Answer::is_result);
-        let ending = Ending {
+        Ending {
             offset_us,
             end,
             latency_ns: nanos(latency),
             lag_ns: nanos(lag),
             node_ns,
             service_ns: result.as_ref().map(|answer| service_ns(&answer.header.receipt)),
-        };
-        (ending, result.map(|answer| answer.network_ns()))
+        }
     }
 }
 
