@@ -200,7 +200,7 @@ class Cluster:
     def missing_neighbours(self, name):
         children = [node["name"] for node in self.nodes.values() if name in node["parents"]]
         wanted = [*self.nodes[name]["parents"], *children]
-        standing = {entry["name"]: entry["standing"] for entry in (self.ask(name) or {}).get("neighbours", [])}
+        standing = {entry["name"]: entry["standing"] for entry in neighbours(self.ask(name))}
         return [other for other in wanted if standing.get(other) != "alive"]
 
     def log_end(self, name):
@@ -300,6 +300,11 @@ class Cluster:
 
 def is_ready(status):
     return any(device["state"] == "ready" for device in (status or {}).get("devices", []))
+
+
+def neighbours(status):
+    """The nodes that a node is connected with, as it sees them."""
+    return ((status or {}).get("cluster") or {}).get("neighbours", [])
 
 
 def check_ports(read):

@@ -1,6 +1,7 @@
 """What a cluster looks like, for people and for programs."""
 
 from . import processes, shaping
+from .cluster import neighbours
 
 # A node that answers but whose devices are not ready.
 STARTING = "starting"
@@ -29,7 +30,7 @@ def collect(cluster):
                 "api": node["api"],
                 "pid": cluster.process(name)["pid"] if cluster.alive(name) else None,
                 "state": state_of(cluster, name, status),
-                "neighbours": (status or {}).get("neighbours", []),
+                "neighbours": neighbours(status),
                 "alerts": (status or {}).get("alerts", []),
                 "in_flight": (status or {}).get("engine", {}).get("jobs_in_flight"),
                 "log": str(cluster.state.log(name)),
@@ -58,7 +59,8 @@ def lines(collected):
         for other in row["neighbours"]:
             trip = other.get("round_trip_us")
             trip = f"  round trip {trip / 1000:.2f} ms" if trip else ""
-            yield f"{'':<{width}}    {other['name']:<{width}}  {other['standing']}{trip}"
+            reason = f"  ({other['reason']})" if other.get("reason") else ""
+            yield f"{'':<{width}}    {other['name']:<{width}}  {other['standing']}{trip}{reason}"
         for alert in row["alerts"]:
             yield f"{'':<{width}}    ALERT: {alert}"
     for link in collected["links"]:

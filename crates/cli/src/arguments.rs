@@ -80,6 +80,12 @@ pub(crate) struct NodeArguments {
     /// Configuration file (TOML). Every option has a default; docs/configuration.md lists them.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// File of the cluster that the node belongs to (TOML), with its place, addresses and options; docs/cluster.md.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    pub(crate) cluster: Option<PathBuf>,
+    /// The node's name in the cluster's file. Default: the host's name.
+    #[arg(long, value_name = "NAME", requires = "cluster")]
+    pub(crate) name: Option<String>,
     /// UDP address of the API, for example 0.0.0.0:7401. Overrides the configuration.
     #[arg(long, value_name = "ADDR")]
     pub(crate) listen: Option<SocketAddr>,

@@ -6,16 +6,25 @@
 //! that play loss, delay and partitions in virtual time.
 
 mod ids;
+mod lease;
 mod membership;
 mod report;
+mod routing;
 mod topology;
 
 pub use ids::{ModelId, NodeId};
+pub use lease::{
+    EpochGate, Held, Holding, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX, Lease, LeaseRefusal, LeaseTable, SOURCE_BYTES_MAX, STREAMS_MAX, StaleEpoch,
+};
 pub use membership::{
     Command, DIAL_MS_MAX, DIAL_PAUSE_MS_MAX, DIAL_PAUSE_MS_MIN, Event, Hello, Membership, Neighbour, Refusal, Standing,
     View,
 };
 pub use report::{ENTRIES_MAX, LoadEntry, LoadReport, REPORT_BYTES_MAX};
+pub use routing::{
+    Ask, Candidate, Candidates, Here, RATE_UNKNOWN_BYTES_PER_S, REMOTE_BUDGET_PERMILLE_MAX, STICKY_COST_TIMES_MAX,
+    candidates, rank,
+};
 pub use topology::{
     NODE_NAME_BYTES_MAX, NODES_MAX, NodeSpec, PARENTS_MAX, TIMING_MS_MAX, TIMING_MS_MIN, TierCost, Timing, Topology,
     TopologyError,

@@ -9,7 +9,8 @@
 //! │  └─ session actor        one per session: its source, its streams, its events
 //! ├─ monitor actor           what is wrong, for status pages and the log
 //! ├─ gateway actor           the API endpoint
-//! └─ cluster actor           the cluster endpoint
+//! ├─ cluster actor           who is there; remote actors
+//! └─ cluster listener        the cluster endpoint
 //! ```
 
 pub mod device;
@@ -24,7 +25,7 @@ pub mod sessions;
 use ractor::{ActorCell, SupervisionEvent};
 
 /// The child that an event says has ended, and why; `None` for other events.
-fn ended(event: SupervisionEvent) -> Option<(ActorCell, String)> {
+pub(crate) fn ended(event: SupervisionEvent) -> Option<(ActorCell, String)> {
     match event {
         SupervisionEvent::ActorFailed(cell, error) => Some((cell, error.to_string())),
         SupervisionEvent::ActorTerminated(cell, _, reason) => {

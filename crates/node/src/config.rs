@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use sensorium_cluster::NodeSpec;
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
 use sensorium_scheduler::{PlanPolicy, Settings};
@@ -79,6 +80,8 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{path}: {reason}")]
     Parse { path: PathBuf, reason: String },
+    #[error("options of {node}: {reason}")]
+    Options { node: String, reason: String },
     #[error("{field}: {reason}")]
     Value { field: &'static str, reason: String },
 }
@@ -107,6 +110,29 @@ impl NodeConfig {
             path: path.to_owned(),
             reason: with_nearest_key(&error.to_string()),
         })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The configuration of a node of a cluster: its options from the cluster's file, and from there also its name and
+    /// its addresses, unless the options say where it listens.
+    ///
+    /// # Errors
+    /// [`ConfigError`], for an unknown key the nearest known one.
+    pub fn of_member(spec: &NodeSpec, options: toml::Table) -> Result<Self, ConfigError> {
+        let listens = |key| options.contains_key(key);
+        let (api, peer) = (listens("listen"), listens("listen_cluster"));
+        let mut config: Self = options.try_into().map_err(|error: toml::de::Error| ConfigError::Options {
+            node: spec.name.clone(),
+            reason: with_nearest_key(&error.to_string()),
+        })?;
+        if !api {
+            config.listen = spec.api;
+        }
+        if !peer {
+            config.listen_cluster = spec.peer;
+        }
+        config.name = Some(spec.name.clone());
         config.check()?;
         Ok(config)
     }

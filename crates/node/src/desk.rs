@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::actors::sessions::SessionsMessage;
 use crate::board::Board;
+use crate::cluster::Cluster;
 use crate::data::NodeFile;
 use crate::engine::Engine;
 use crate::gateway::{Desk, SessionRequest};
@@ -24,6 +25,7 @@ pub struct NodeDesk {
     file: NodeFile,
     started: Instant,
     engine: Arc<Engine>,
+    cluster: Arc<Cluster>,
     board: Arc<Board>,
     models: String,
     sessions: Mutex<Option<ActorRef<SessionsMessage>>>,
@@ -32,13 +34,14 @@ pub struct NodeDesk {
 }
 
 impl NodeDesk {
-    pub fn new(file: NodeFile, engine: Arc<Engine>, board: Arc<Board>, packages: &[ModelPackage]) -> Arc<Self> {
+    pub fn new(file: NodeFile, cluster: Arc<Cluster>, board: Arc<Board>, packages: &[ModelPackage]) -> Arc<Self> {
         let manifests: Vec<_> = packages.iter().map(|package| &package.manifest).collect();
         let models = serde_json::to_string(&manifests).unwrap_or_default();
         Arc::new(Self {
             file,
             started: Instant::now(),
-            engine,
+            engine: Arc::clone(&cluster.engine),
+            cluster,
             board,
             models,
             sessions: Mutex::new(None),
@@ -63,6 +66,11 @@ impl NodeDesk {
         self.running.load(Ordering::SeqCst)
     }
 
+    /// Jobs that other nodes have.
+    pub fn away(&self) -> usize {
+        self.cluster.away()
+    }
+
     /// Tells running sessions to end.
     pub fn stop_sessions(&self) {
         self.stopping.send_replace(true);
@@ -79,13 +87,14 @@ impl NodeDesk {
             pid: self.file.pid,
             version: env!("CARGO_PKG_VERSION"),
             api: self.file.api.to_string(),
-            cluster: self.file.cluster.to_string(),
+            peer: self.file.cluster.to_string(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             sessions: self.sessions(),
             alerts: self.board.alerts(),
             devices: self.board.devices(),
             engine: self.engine.snapshot(),
             plan: self.engine.plan(),
+            cluster: self.cluster.status(),
         }
     }
 }

@@ -10,6 +10,7 @@ mod learned;
 mod log;
 mod models;
 mod plan;
+mod prospect;
 mod records;
 mod retained;
 mod run;
@@ -34,6 +35,7 @@ pub use learned::LearnedTimes;
 pub use log::{EventLog, EventLogError};
 pub use models::{ModelInfo, ModelTable};
 pub use plan::{DeviceShares, PlanStatus};
+pub use prospect::{ModelLoad, Prospect};
 pub use snapshot::{EngineSnapshot, LaneModelStatus, LaneStatus};
 
 use records::Records;
@@ -56,6 +58,8 @@ pub struct Engine {
     next_caller: AtomicU32,
     draining: AtomicBool,
     counters: Counters,
+    /// The size of the job seen last, by model.
+    works: Vec<AtomicU64>,
     on_hung: Box<dyn Fn(u32, String) + Send + Sync>,
 }
 
@@ -119,6 +123,7 @@ impl Engine {
         Arc::new(Self {
             node: Name::cut(&node),
             slab,
+            works: models.iter().map(|_| AtomicU64::new(0)).collect(),
             models,
             injection,
             core: Mutex::new(core),

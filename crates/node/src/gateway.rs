@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sensorium_transport::{Listener, Outbox};
 use sensorium_wire::{Principal, session::SessionHeader};
 
+use crate::cluster::Cluster;
 use crate::engine::Engine;
 use upload::Spool;
 
@@ -56,6 +57,7 @@ impl Drop for SpoolFile {
 /// What connections share.
 pub(crate) struct Gateway {
     pub engine: Arc<Engine>,
+    pub cluster: Arc<Cluster>,
     pub desk: Arc<dyn Desk>,
     spool: Spool,
     connections: AtomicUsize,
@@ -63,8 +65,14 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// `spool` is the folder for uploads.
-    pub(crate) fn new(engine: Arc<Engine>, desk: Arc<dyn Desk>, spool: PathBuf) -> Arc<Self> {
-        Arc::new(Self { engine, desk, spool: Spool::new(spool), connections: AtomicUsize::new(0) })
+    pub(crate) fn new(cluster: Arc<Cluster>, desk: Arc<dyn Desk>, spool: PathBuf) -> Arc<Self> {
+        let engine = Arc::clone(&cluster.engine);
+        Arc::new(Self { engine, cluster, desk, spool: Spool::new(spool), connections: AtomicUsize::new(0) })
+    }
+
+    /// Serves the jobs that a neighbour hands on, until its connection ends.
+    pub(crate) async fn serve_node(self: &Arc<Self>, connection: quinn::Connection, principal: Principal) {
+        connection::serve_node(self, connection, principal).await;
     }
 
     /// Accepts connections until the listener is closed.

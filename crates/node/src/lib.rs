@@ -6,6 +6,7 @@
 
 pub mod actors;
 mod board;
+pub mod cluster;
 pub mod config;
 pub mod data;
 mod desk;
@@ -14,13 +15,13 @@ mod gateway;
 mod lane_reader;
 mod monitor;
 mod node;
-mod peers;
 pub mod restart;
 mod session;
 mod status;
 mod threads;
 
 pub use config::{ConfigError, NodeConfig};
+pub use cluster::Membership;
 pub use data::{DataDirectory, DataError, NodeFile};
 pub use node::{Node, NodeError, NodeOptions};
 pub use status::NodeStatus;

@@ -15,7 +15,9 @@ use sensorium_models::{ModelError, ModelPackage};
 use sensorium_pipelines::EvidenceSpec;
 use sensorium_scheduler::DeviceId;
 use sensorium_transport::pki::{self, Bundle};
-use sensorium_transport::{ALPN_API, ALPN_PEER, EndpointError, Listener, Liveness, PkiError};
+use sensorium_transport::{
+    ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness, PkiError,
+};
 use sensorium_wire::Modality;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -28,12 +30,12 @@ use crate::actors::node::{NodeArgs, NodeMessage, NodeSupervisor};
 use crate::actors::scheduler::SchedulerArgs;
 use crate::actors::sessions::SessionSupervisorArgs;
 use crate::board::{Board, DeviceState};
+use crate::cluster::{self, Cluster, ClusterArgs, Membership, Plane};
 use crate::config::{ConfigError, NodeConfig};
 use crate::data::{DataDirectory, DataError, DataLock, NodeFile};
 use crate::desk::NodeDesk;
 use crate::engine::{Engine, EngineSetup, EventLog, EventLogError, LearnedTimes, ModelTable};
-use crate::gateway::Gateway;
-use crate::peers;
+use crate::gateway::{Desk, Gateway};
 use crate::session::SessionLimits;
 use crate::threads::RuntimeThread;
 
@@ -54,6 +56,8 @@ pub struct NodeOptions {
     pub ffmpeg: PathBuf,
     /// The node's name where the configuration gives none.
     pub host_name: String,
+    /// The cluster that the node belongs to, if it belongs to one.
+    pub membership: Option<Membership>,
 }
 
 /// Why a node cannot start.
@@ -85,6 +89,8 @@ pub enum NodeError {
     Threads(#[from] io::Error),
     #[error(transparent)]
     EventLog(#[from] EventLogError),
+    #[error("cluster: no node {name:?} in it; there are {known}")]
+    UnknownNode { name: String, known: String },
     #[error("starting actors: {0}")]
     Actors(String),
 }
@@ -118,6 +124,7 @@ impl Node {
     pub fn start(options: NodeOptions) -> Result<Self, NodeError> {
         let NodeOptions { config, data, .. } = &options;
         config.check()?;
+        check_membership(options.membership.as_ref())?;
         if !options.onnxruntime.exists() {
             return Err(NodeError::OnnxRuntime { path: options.onnxruntime.clone() });
         }
@@ -131,7 +138,7 @@ impl Node {
 
         let io_cpus: &[u32] = if plan.pinned { &plan.io_cpus } else { &[] };
         let api = RuntimeThread::start("api", io_cpus.get(..1).unwrap_or_default())?;
-        let cluster = RuntimeThread::start("cluster", io_cpus.last_chunk::<1>().map_or(&[], |last| &last[..]))?;
+        let cluster_thread = RuntimeThread::start("cluster", io_cpus.last_chunk::<1>().map_or(&[], |last| &last[..]))?;
         let control = RuntimeThread::start("control", &[])?;
         let media =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("media").enable_all().build()?;
@@ -168,8 +175,8 @@ impl Node {
         let (listener, cluster_listener) = {
             let _api = api.handle().enter();
             let listener = Listener::bind(config.listen, &bundle, &[ALPN_API], Liveness::API)?;
-            let _cluster = cluster.handle().enter();
-            (listener, Listener::bind(config.listen_cluster, &bundle, &[ALPN_PEER], Liveness::PEER)?)
+            let _cluster = cluster_thread.handle().enter();
+            (listener, Listener::bind(config.listen_cluster, &bundle, &[ALPN_PEER, ALPN_CONTROL], Liveness::PEER)?)
         };
         let (listener, cluster_listener) = (Arc::new(listener), Arc::new(cluster_listener));
         let file =
@@ -197,22 +204,44 @@ impl Node {
             ffmpeg: options.ffmpeg.clone(),
             evidence: fusion_evidence(&packages)?,
         };
-        let desk = NodeDesk::new(file.clone(), Arc::clone(&engine), Arc::clone(&board), &packages);
-        let gateway = Gateway::new(Arc::clone(&engine), Arc::clone(&desk) as Arc<_>, data.spool());
+        let cluster = Cluster::new(Arc::clone(&engine), options.membership.clone(), &file.name, api.handle().clone());
+        let desk = NodeDesk::new(file.clone(), Arc::clone(&cluster), Arc::clone(&board), &packages);
+        let gateway = Gateway::new(Arc::clone(&cluster), Arc::clone(&desk) as Arc<_>, data.spool());
+        let plane = Plane::default();
+        let cluster_args = if cluster.is_alone() {
+            None
+        } else {
+            let answering = Arc::clone(&desk);
+            Some(ClusterArgs {
+                cluster: Arc::clone(&cluster),
+                gateway: Arc::clone(&gateway),
+                plane: Arc::clone(&plane),
+                control: dialer(&cluster_thread, &bundle, ALPN_CONTROL, config)?,
+                jobs: dialer(&api, &bundle, ALPN_PEER, config)?,
+                io: cluster_thread.handle().clone(),
+                answering: Arc::new(move |question| answering.answer(question)),
+            })
+        };
         let (fatal_sender, fatal) = mpsc::channel(1);
         let args = NodeArgs {
             engine: Arc::clone(&engine),
             devices: DeviceSupervisorArgs { devices },
             sessions: SessionSupervisorArgs {
-                engine: Arc::clone(&engine),
+                cluster: Arc::clone(&cluster),
                 media: media.handle().clone(),
                 limits,
                 desk: Arc::clone(&desk),
             },
-            scheduler: SchedulerArgs { engine: Arc::clone(&engine), service_times: data.service_times() },
+            scheduler: SchedulerArgs { engine: Arc::clone(&engine), cluster: Arc::clone(&cluster), service_times: data.service_times() },
             monitor: MonitorArgs { engine: Arc::clone(&engine), board: Arc::clone(&board) },
+            cluster_listener: {
+                let (cluster, gateway) = (Arc::clone(&cluster), Arc::clone(&gateway));
+                endpoint(&cluster_thread, &cluster_listener, move |listener| {
+                    Box::pin(cluster::serve(Arc::clone(&cluster), Arc::clone(&gateway), Arc::clone(&plane), listener))
+                })
+            },
             gateway: endpoint(&api, &listener, move |listener| Box::pin(Arc::clone(&gateway).serve(listener))),
-            cluster: endpoint(&cluster, &cluster_listener, |listener| Box::pin(peers::serve(listener))),
+            cluster: cluster_args,
             fatal: fatal_sender,
         };
         let (supervisor, _) = control
@@ -233,7 +262,7 @@ impl Node {
             service_times: data.service_times(),
             _control: control,
             api,
-            cluster,
+            cluster: cluster_thread,
             _media: media,
             _lock: lock,
         })
@@ -270,12 +299,12 @@ impl Node {
         self.listener.refuse_new();
         self.desk.stop_sessions();
         let began = Instant::now();
-        while (self.engine.in_flight() > 0 || self.desk.sessions() > 0)
+        while (self.engine.in_flight() > 0 || self.desk.away() > 0 || self.desk.sessions() > 0)
             && began.elapsed() < Duration::from_millis(self.drain_ms_max)
         {
             std::thread::sleep(Duration::from_millis(2));
         }
-        let left = self.engine.in_flight();
+        let left = self.engine.in_flight() + self.desk.away();
         self.engine.learned().write(&self.service_times);
         // The answers are in the connections' buffers: closing right away would throw them away.
         std::thread::sleep(Duration::from_millis(50));
@@ -289,6 +318,20 @@ impl Node {
 
 fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn dialer(thread: &RuntimeThread, bundle: &Bundle, alpn: &[u8], config: &NodeConfig) -> Result<Dialer, EndpointError> {
+    let _runtime = thread.handle().enter();
+    Dialer::new(bundle, alpn, Liveness::PEER, config.listen_cluster.is_ipv6())
+}
+
+fn check_membership(membership: Option<&Membership>) -> Result<(), NodeError> {
+    let Some(Membership { topology, name }) = membership else { return Ok(()) };
+    if topology.node(name).is_some() {
+        return Ok(());
+    }
+    let known: Vec<_> = topology.nodes.iter().map(|node| node.name.as_str()).collect();
+    Err(NodeError::UnknownNode { name: name.clone(), known: known.join(", ") })
 }
 
 fn endpoint(

@@ -14,6 +14,7 @@ pub enum Part {
     Scheduler,
     Gateway,
     ClusterListener,
+    Cluster,
     SessionSupervisor,
     Monitor,
     SourceProcess,
@@ -47,13 +48,14 @@ const fn row(part: Part, restarts_max: usize, window_ms: u64, backoff_ms: u64, t
 }
 
 /// The table.
-pub const TABLE: [RestartPolicy; 9] = [
+pub const TABLE: [RestartPolicy; 10] = [
     row(Part::Worker, 20, 60_000, 50, Then::Pause { pause_ms: 10_000 }),
     row(Part::DeviceActor, 5, 60_000, 50, Then::GiveUp),
     row(Part::DeviceSupervisor, 3, 60_000, 50, Then::StopNode),
     row(Part::Scheduler, 5, 60_000, 10, Then::StopNode),
     row(Part::Gateway, 3, 60_000, 100, Then::StopNode),
     row(Part::ClusterListener, 5, 60_000, 200, Then::GiveUp),
+    row(Part::Cluster, 10, 60_000, 100, Then::Pause { pause_ms: 10_000 }),
     row(Part::SessionSupervisor, 5, 60_000, 10, Then::StopNode),
     row(Part::Monitor, 5, 60_000, 100, Then::GiveUp),
     row(Part::SourceProcess, 3, 60_000, 100, Then::GiveUp),

@@ -24,7 +24,7 @@ use sensorium_pipelines::EvidenceSpec;
 use sensorium_wire::{EventBody, Modality};
 use tokio::sync::{mpsc, watch};
 
-use crate::engine::Engine;
+use crate::cluster::{Cluster, Origin};
 use crate::gateway::SessionRequest;
 
 pub(crate) use events::Events;
@@ -57,14 +57,14 @@ struct Tally {
 /// Runs a session to its end; the last event says how it ended.
 pub(crate) async fn run(
     request: SessionRequest,
-    engine: Arc<Engine>,
+    cluster: Arc<Cluster>,
     limits: SessionLimits,
     mut stopping: watch::Receiver<bool>,
     events: Events,
 ) {
     tracing::info!(name = %request.header.name, bytes = request.media.bytes, fast = request.header.fast != 0, tenant = request.principal.tenant, "session opened");
     let outcome = tokio::select! {
-        outcome = run_parts(&request, &engine, &limits, &events) => outcome,
+        outcome = run_parts(&request, &cluster, &limits, &events) => outcome,
         _ = stopping.wait_for(|stopping| *stopping) => Err("the node is stopping".to_owned()),
         () = events.abandoned() => Err("the client is gone".to_owned()),
     };
@@ -79,7 +79,7 @@ pub(crate) async fn run(
 
 async fn run_parts(
     request: &SessionRequest,
-    engine: &Arc<Engine>,
+    cluster: &Arc<Cluster>,
     limits: &SessionLimits,
     events: &Events,
 ) -> Result<(u64, u64, u64), String> {
@@ -106,7 +106,13 @@ async fn run_parts(
     if !info.audio {
         events.emit(0, EventBody::Notice { text: "the file has no sound: only video is looked at".to_owned() }, None);
     }
-    let inference = Inference::new(Arc::clone(engine), request.caller, fast, request.header.budget_us);
+    let inference = Inference::new(
+        Arc::clone(cluster),
+        request.caller,
+        Origin::of(&request.principal),
+        fast,
+        request.header.budget_us,
+    );
     for text in inference.missing_models() {
         events.emit(0, EventBody::Notice { text }, None);
     }

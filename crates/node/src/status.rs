@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::board::DeviceStatus;
+use crate::cluster::ClusterStatus;
 use crate::engine::{EngineSnapshot, PlanStatus};
 
 /// Everything that `sensorium status` shows.
@@ -12,7 +13,8 @@ pub struct NodeStatus {
     pub pid: u32,
     pub version: &'static str,
     pub api: String,
-    pub cluster: String,
+    /// Address for other nodes.
+    pub peer: String,
     pub uptime_ms: u64,
     pub sessions: usize,
     /// What is wrong now, in sentences; empty when all is well.
@@ -20,4 +22,6 @@ pub struct NodeStatus {
     pub devices: Vec<DeviceStatus>,
     pub engine: EngineSnapshot,
     pub plan: PlanStatus,
+    /// The cluster as this node sees it; absent for one that is alone.
+    pub cluster: Option<ClusterStatus>,
 }

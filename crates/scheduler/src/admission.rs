@@ -9,7 +9,7 @@ use crate::prediction::Prediction;
 use crate::queue::Entry;
 use crate::scheduler::{Model, Scheduler};
 use crate::streams::Course;
-use crate::types::Job;
+use crate::types::{Job, ModelKey, StreamKey};
 
 /// Shortest retry hint: less would only make clients spin.
 const RETRY_AFTER_US_MIN: u64 = 1_000;
@@ -95,6 +95,12 @@ impl Scheduler {
             self.best_lane(now_ns, model, job, job.urgency as usize, &self.entry(job, now_ns))?;
         let own_ns = self.lane(lane).models[index].times.expected_ns(1, job.work);
         Some(Outlook { expected_ns: completion.expected_ns, sure_ns: completion.sure_ns(), own_ns })
+    }
+
+    /// Whether jobs of this stream for this model have not ended.
+    #[must_use]
+    pub fn has_stream(&self, stream: StreamKey, model: ModelKey) -> bool {
+        self.streams.contains(stream, model)
     }
 
     pub(crate) fn job_arrived(&mut self, job: &Job, out: &mut Vec<Command>) -> Handled {

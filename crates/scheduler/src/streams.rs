@@ -21,6 +21,10 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
+    pub(crate) fn contains(&self, stream: StreamKey, model: ModelKey) -> bool {
+        self.jobs.contains_key(&(stream, model))
+    }
+
     fn last(&self, job: &Job) -> Option<JobSlot> {
         self.jobs.get(&(job.stream?, job.model))?.back().copied()
     }

@@ -205,6 +205,13 @@ pub fn peer_principal(connection: &quinn::Connection) -> Result<Principal, PkiEr
     pki::principal_of(chain.first().map_or(&[], |leaf| leaf.as_ref()))
 }
 
+/// The protocol that both sides agreed on.
+#[must_use]
+pub fn protocol(connection: &quinn::Connection) -> Option<Vec<u8>> {
+    let data = connection.handshake_data()?.downcast::<quinn::crypto::rustls::HandshakeData>().ok()?;
+    data.protocol
+}
+
 fn is_near(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }

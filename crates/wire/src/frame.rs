@@ -55,10 +55,12 @@ pub enum Kind {
     Hello = 11,
     /// Node to node: [`crate::peer::CheckpointHeader`] and the checkpoint.
     Checkpoint = 12,
+    /// Node to node: [`crate::peer::RecallHeader`].
+    Recall = 13,
 }
 
 impl Kind {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Grant,
         Self::Submit,
         Self::Answer,
@@ -71,6 +73,7 @@ impl Kind {
         Self::Forward,
         Self::Hello,
         Self::Checkpoint,
+        Self::Recall,
     ];
 
     #[must_use]
@@ -82,7 +85,7 @@ impl Kind {
     #[must_use]
     pub const fn payload_bytes_max(self) -> u64 {
         match self {
-            Self::Grant | Self::Cancel | Self::Hello => 0,
+            Self::Grant | Self::Cancel | Self::Hello | Self::Recall => 0,
             Self::Submit | Self::Answer | Self::Forward => limits::PAYLOAD_BYTES_MAX,
             Self::Session => limits::MEDIA_BYTES_MAX,
             Self::Event => limits::EVENT_BYTES_MAX,

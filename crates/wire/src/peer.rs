@@ -2,7 +2,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::ids::ShortName;
+use crate::ids::{JobId, ShortName};
 use crate::limits;
 use crate::principal::Tier;
 use crate::submit::SubmitHeader;
@@ -34,6 +34,14 @@ impl ForwardHeader {
         *free = node;
         true
     }
+}
+
+/// Takes a forwarded job back.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
+pub struct RecallHeader {
+    pub job_id: JobId,
+    /// As in [`ForwardHeader`].
+    pub principal: [u8; 16],
 }
 
 /// The first frame of a control connection, from both sides.

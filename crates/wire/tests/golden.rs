@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use sensorium_wire::codec::{self, ANSWER_BYTES, Message, SUBMIT_BYTES_V0};
 use sensorium_wire::frame::{FrameError, PRELUDE_BYTES, VERSION};
-use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader};
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallHeader};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
 use sensorium_wire::{Dtype, Event, Kind, Modality, Outcome, PayloadKind, PixelFormat, Prelude, Reason};
 use sensorium_wire::{BodyKind, Role, Stage, SubmitHeader, Tier, Urgency, result::ModelResult};
@@ -32,6 +32,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         ("answer-passed", codec::encode(&samples::answer_passed()).to_vec()),
         ("forward", codec::encode(&samples::forward()).to_vec()),
         ("hello", codec::encode(&samples::hello()).to_vec()),
+        ("recall", codec::encode(&samples::recall()).to_vec()),
         ("checkpoint", codec::encode(&samples::checkpoint()).to_vec()),
         ("cancel", codec::encode(&samples::cancel()).to_vec()),
         ("session", codec::encode(&samples::session()).to_vec()),
@@ -107,6 +108,7 @@ fn fixtures_are_read_as_what_they_were_written_from() {
     assert_eq!(codec::decode_answer(&golden("answer-passed")), Ok(samples::answer_passed()));
     reads_as::<ForwardHeader>("forward", &samples::forward());
     reads_as::<HelloHeader>("hello", &samples::hello());
+    reads_as::<RecallHeader>("recall", &samples::recall());
     reads_as::<CheckpointHeader>("checkpoint", &samples::checkpoint());
     reads_as::<CancelHeader>("cancel", &samples::cancel());
     reads_as::<SessionHeader>("session", &samples::session());
@@ -248,7 +250,7 @@ fn codes_are_fixed() {
     assert!(Stage::ALL.iter().enumerate().all(|(code, stage)| *stage as usize == code));
     assert!(Kind::ALL.iter().zip(1..).all(|(kind, code)| *kind as u16 == code));
     assert_eq!((Dtype::Bool as u8, Reason::NodeLost as u8, Outcome::Cancelled as u8), (8, 20, 5));
-    assert_eq!((Kind::Checkpoint as u16, Stage::Answer as u8, PayloadKind::EncodedAudio as u8), (12, 9, 4));
+    assert_eq!((Kind::Recall as u16, Stage::Answer as u8, PayloadKind::EncodedAudio as u8), (13, 9, 4));
     let names = |names: &[&str]| names.join(" ");
     assert_eq!(names(&Role::ALL.map(Role::name)), "submit critical operate peer");
     assert_eq!(names(&Tier::ALL.map(Tier::name)), "edge regional central");

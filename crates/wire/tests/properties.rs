@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select, subsequence};
 use sensorium_wire::codec::{self, FrameWriter, Message, SUBMIT_BYTES_V0};
 use sensorium_wire::frame::{PRELUDE_BYTES, VERSION, VERSION_MIN};
-use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader};
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallHeader};
 use sensorium_wire::receipt::{Hop, Receipt};
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
@@ -245,6 +245,7 @@ proptest! {
             let _ = codec::decode_header::<ForwardHeader>(kind, &bytes);
             let _ = codec::decode_header::<HelloHeader>(kind, &bytes);
             let _ = codec::decode_header::<CheckpointHeader>(kind, &bytes);
+            let _ = codec::decode_header::<RecallHeader>(kind, &bytes);
             let _ = codec::decode_header::<SessionHeader>(kind, &bytes);
         }
         let _ = codec::decode_submit(version, &bytes);

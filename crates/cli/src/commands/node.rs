@@ -1,9 +1,11 @@
 //! `sensorium node`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use sensorium_node::{Node, NodeConfig, NodeOptions};
+use sensorium_cluster::Topology;
+use sensorium_node::{Membership, Node, NodeConfig, NodeOptions};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::NodeArguments;
@@ -11,9 +13,10 @@ use crate::error::Outcome;
 use crate::paths::Paths;
 
 pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
-    let mut config = match &arguments.config {
-        Some(path) => NodeConfig::read(path)?,
-        None => NodeConfig::default(),
+    let (mut config, membership) = match (&arguments.config, &arguments.cluster) {
+        (Some(path), _) => (NodeConfig::read(path)?, None),
+        (None, Some(path)) => member(path, arguments.name.as_deref())?,
+        (None, None) => (NodeConfig::default(), None),
     };
     if let Some(listen) = arguments.listen {
         config.listen = listen;
@@ -36,6 +39,7 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
         worker_arguments: vec!["worker".to_owned(), "--parent".to_owned(), std::process::id().to_string()],
         ffmpeg: "ffmpeg".into(),
         host_name: host_name(),
+        membership,
     };
     let mut node = Node::start(options)?;
     tracing::info!(name = node.file.name, api = %node.file.api, cluster = %node.file.cluster, data = %paths.data.root().display(), "listening; devices are loading models");
@@ -72,6 +76,20 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration of one node of a cluster. Without a name it is the host's.
+fn member(path: &Path, name: Option<&str>) -> anyhow::Result<(NodeConfig, Option<Membership>)> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let topology = Topology::parse(&text).with_context(|| path.display().to_string())?;
+    let name = name.map_or_else(host_name, str::to_owned);
+    let Some(spec) = topology.node(&name) else {
+        let known: Vec<_> = topology.nodes.iter().map(|node| node.name.as_str()).collect();
+        anyhow::bail!("{}: no node {name:?}; give one with --name: {}", path.display(), known.join(", "));
+    };
+    let config = NodeConfig::of_member(spec, topology.options_of(&name))
+        .with_context(|| format!("{}: options of {name}", path.display()))?;
+    Ok((config, Some(Membership { topology, name })))
 }
 
 fn host_name() -> String {

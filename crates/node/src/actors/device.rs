@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
 use sensorium_device::clock::now_ns;
 use sensorium_device::protocol::{WorkerReport, WorkerSetup};
 use sensorium_device::supervise::{WorkerEvent, WorkerSpec, WorkerSupervisor};
@@ -43,6 +44,7 @@ pub struct DeviceArgs {
 }
 
 /// What a device actor is told.
+#[derive(RactorMessage)]
 pub enum DeviceMessage {
     /// By its supervising thread.
     Worker(WorkerEvent),

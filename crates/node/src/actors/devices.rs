@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use sensorium_device::clock::now_ns;
 
 use super::device::{DeviceActor, DeviceArgs};
@@ -18,6 +19,7 @@ pub struct DeviceSupervisorArgs {
 }
 
 /// From itself, after a pause.
+#[derive(RactorMessage)]
 pub enum DevicesMessage {
     Restart(usize),
 }

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
 use tokio::runtime::Handle;
 
 /// Starts accepting; resolves when the endpoint ends.
@@ -21,6 +22,7 @@ pub struct EndpointArgs {
 }
 
 /// From the accepting task.
+#[derive(RactorMessage)]
 pub enum EndpointMessage {
     /// It ended or panicked.
     Ended(String),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
 use sensorium_device::clock::now_ns;
 
 use crate::board::Board;
@@ -23,6 +24,7 @@ pub struct MonitorArgs {
 }
 
 /// From its own timer.
+#[derive(RactorMessage)]
 pub enum MonitorMessage {
     Look,
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use sensorium_device::clock::now_ns;
 use tokio::sync::mpsc;
 
@@ -16,6 +17,7 @@ use super::endpoint::{EndpointActor, EndpointArgs};
 use super::monitor::{MonitorActor, MonitorArgs};
 use super::scheduler::{SchedulerActor, SchedulerArgs};
 use super::sessions::{SessionSupervisor, SessionSupervisorArgs};
+use crate::cluster::{ClusterActor, ClusterArgs};
 use crate::engine::Engine;
 use crate::restart::{History, Part, Verdict};
 
@@ -31,12 +33,15 @@ pub struct NodeArgs {
     pub scheduler: SchedulerArgs,
     pub monitor: MonitorArgs,
     pub gateway: EndpointArgs,
-    pub cluster: EndpointArgs,
+    pub cluster_listener: EndpointArgs,
+    /// `None` for a node that is alone.
+    pub cluster: Option<ClusterArgs>,
     /// Told why the node must stop.
     pub fatal: mpsc::Sender<String>,
 }
 
 /// From the supervisor to itself, after a pause.
+#[derive(RactorMessage)]
 pub enum NodeMessage {
     Restart(Part),
 }
@@ -57,7 +62,13 @@ impl NodeState {
                 Actor::spawn_linked(None, SessionSupervisor, args.sessions, me).await?.0.get_id()
             }
             Part::Gateway => Actor::spawn_linked(None, EndpointActor, args.gateway, me).await?.0.get_id(),
-            Part::ClusterListener => Actor::spawn_linked(None, EndpointActor, args.cluster, me).await?.0.get_id(),
+            Part::ClusterListener => {
+                Actor::spawn_linked(None, EndpointActor, args.cluster_listener, me).await?.0.get_id()
+            }
+            Part::Cluster => match args.cluster {
+                Some(cluster) => Actor::spawn_linked(None, ClusterActor, cluster, me).await?.0.get_id(),
+                None => return Ok(()),
+            },
             Part::Monitor => Actor::spawn_linked(None, MonitorActor, args.monitor, me).await?.0.get_id(),
             Part::Worker | Part::DeviceActor | Part::SourceProcess => return Ok(()),
         };
@@ -89,6 +100,7 @@ fn name(part: Part) -> &'static str {
         Part::Scheduler => "scheduler actor",
         Part::Gateway => "gateway",
         Part::ClusterListener => "cluster listener",
+        Part::Cluster => "cluster actor",
         Part::SessionSupervisor => "session supervisor",
         Part::Monitor => "monitor actor",
         Part::SourceProcess => "source process",
@@ -108,6 +120,7 @@ impl Actor for NodeSupervisor {
             Part::DeviceSupervisor,
             Part::SessionSupervisor,
             Part::Gateway,
+            Part::Cluster,
             Part::ClusterListener,
         ] {
             state.start(part, me.get_cell()).await?;

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
 
+use crate::cluster::Cluster;
 use crate::engine::Engine;
 
 /// How often it ticks, in milliseconds: how late an expiry may be noticed.
@@ -23,11 +25,13 @@ pub struct SchedulerActor;
 #[derive(Clone)]
 pub struct SchedulerArgs {
     pub engine: Arc<Engine>,
+    pub cluster: Arc<Cluster>,
     /// File for what was learned.
     pub service_times: PathBuf,
 }
 
 /// From its own timers.
+#[derive(RactorMessage)]
 pub enum SchedulerMessage {
     Tick,
     KeepLearned,
@@ -55,7 +59,10 @@ impl Actor for SchedulerActor {
         args: &mut SchedulerArgs,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            SchedulerMessage::Tick => args.engine.tick(),
+            SchedulerMessage::Tick => {
+                args.engine.tick();
+                args.cluster.tick();
+            }
             SchedulerMessage::KeepLearned => {
                 let (learned, path) = (args.engine.learned(), args.service_times.clone());
                 tokio::task::spawn_blocking(move || learned.write(&path));

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor_cluster::RactorMessage;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::desk::SessionGuard;
-use crate::engine::Engine;
+use crate::cluster::Cluster;
 use crate::gateway::SessionRequest;
 use crate::session::{self, Events, SessionLimits};
 
@@ -17,7 +18,7 @@ pub struct SessionActor;
 
 pub struct SessionArgs {
     pub request: Box<SessionRequest>,
-    pub engine: Arc<Engine>,
+    pub cluster: Arc<Cluster>,
     pub media: Handle,
     pub limits: SessionLimits,
     pub stopping: watch::Receiver<bool>,
@@ -25,6 +26,7 @@ pub struct SessionArgs {
 }
 
 /// From the session's own task.
+#[derive(RactorMessage)]
 pub enum SessionMessage {
     /// It ended; `Some` tells of a panic, which the client has not heard of.
     Ended(Option<String>),
@@ -42,9 +44,9 @@ impl Actor for SessionActor {
     type Arguments = SessionArgs;
 
     async fn pre_start(&self, me: ActorRef<SessionMessage>, args: SessionArgs) -> Result<Running, ActorProcessingErr> {
-        let SessionArgs { request, engine, media, limits, stopping, guard } = args;
+        let SessionArgs { request, cluster, media, limits, stopping, guard } = args;
         let events = Events::new(request.events.clone());
-        let run = media.spawn(session::run(*request, engine, limits, stopping, events.clone()));
+        let run = media.spawn(session::run(*request, cluster, limits, stopping, events.clone()));
         let task = run.abort_handle();
         media.spawn(async move {
             let panic = run.await.err().map(|error| error.to_string());

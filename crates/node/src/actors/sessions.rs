@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor_cluster::RactorMessage;
 use sensorium_transport::Payload;
 use sensorium_wire::Kind;
 use sensorium_wire::codec::put_frame;
@@ -12,7 +13,7 @@ use tokio::runtime::Handle;
 
 use super::session::{SessionActor, SessionArgs};
 use crate::desk::NodeDesk;
-use crate::engine::Engine;
+use crate::cluster::Cluster;
 use crate::gateway::SessionRequest;
 use crate::session::SessionLimits;
 
@@ -21,7 +22,7 @@ pub struct SessionSupervisor;
 
 #[derive(Clone)]
 pub struct SessionSupervisorArgs {
-    pub engine: Arc<Engine>,
+    pub cluster: Arc<Cluster>,
     /// Where media is decoded and sessions run: apart from network I/O.
     pub media: Handle,
     pub limits: SessionLimits,
@@ -29,6 +30,7 @@ pub struct SessionSupervisorArgs {
 }
 
 /// From the gateway.
+#[derive(RactorMessage)]
 pub enum SessionsMessage {
     /// A client's media file is complete: run it, or say why not on its stream.
     Open(Box<SessionRequest>),
@@ -67,7 +69,7 @@ impl Actor for SessionSupervisor {
         };
         let session = SessionArgs {
             request,
-            engine: Arc::clone(&args.engine),
+            cluster: Arc::clone(&args.cluster),
             media: args.media.clone(),
             limits: args.limits.clone(),
             stopping: args.desk.stopping(),

@@ -45,10 +45,10 @@ pub struct Admitted {
 }
 
 /// The number of jobs that are only asked about; no record ever has it.
-const NO_RECORD: JobKey = JobKey(u64::MAX);
+pub(super) const NO_RECORD: JobKey = JobKey(u64::MAX);
 
 /// The job as the scheduler sees it.
-fn scheduled(caller: CallerId, header: &SubmitHeader, payload_bytes: u64, model: ModelKey, deadline_ns: u64) -> Job {
+pub(super) fn scheduled(caller: CallerId, header: &SubmitHeader, payload_bytes: u64, model: ModelKey, deadline_ns: u64) -> Job {
     let dims = header.dims().iter().map(|dim| u64::from(*dim));
     let work = match header.payload {
         PayloadKind::RawFrame => dims.product(),
@@ -66,7 +66,7 @@ fn scheduled(caller: CallerId, header: &SubmitHeader, payload_bytes: u64, model:
 }
 
 /// Streams of different principals and sessions are different streams.
-fn stream_key(caller: CallerId, header: &SubmitHeader) -> StreamKey {
+pub(super) fn stream_key(caller: CallerId, header: &SubmitHeader) -> StreamKey {
     // FNV-1a over the three numbers; two streams that share a key by chance only wait for each other now and then.
     let numbers = [u64::from(caller), header.session, header.stream];
     let bytes = numbers.iter().flat_map(|number| number.to_le_bytes());
@@ -74,6 +74,12 @@ fn stream_key(caller: CallerId, header: &SubmitHeader) -> StreamKey {
 }
 
 impl Admitted {
+    /// Writes a piece of the payload; `false` when it does not fit what the header announced.
+    #[must_use]
+    pub fn write(&mut self, at: u64, bytes: &[u8]) -> bool {
+        self.input.write(at, bytes)
+    }
+
     /// When its header was decoded.
     pub fn header_ns(&self) -> u64 {
         self.times.header_ns
@@ -81,12 +87,12 @@ impl Admitted {
 }
 
 impl Engine {
-    /// Judges a header before any byte of the payload is taken: limits, rights, model, deadline, prediction, memory.
+    /// Judges what does not depend on where the job is run: limits, rights.
     ///
     /// # Errors
     /// The rejection to send.
-    pub fn admit(&self, caller: Caller, header: &SubmitHeader, payload_bytes: u64) -> Result<Admitted, Rejection> {
-        let header_ns = now_ns();
+    #[expect(clippy::unused_self, reason = "the engine judges; what it judges by may come to depend on it")]
+    pub fn judge(&self, caller: Caller, header: &SubmitHeader, payload_bytes: u64) -> Result<(), Rejection> {
         header.check(payload_bytes)?;
         if header.urgency == Urgency::Critical && !caller.critical {
             return Err(Rejection::new(
@@ -94,6 +100,16 @@ impl Engine {
                 "urgency critical needs a certificate with the role critical (sensorium ca issue --role critical)",
             ));
         }
+        Ok(())
+    }
+
+    /// Judges a header before any byte of the payload is taken: limits, rights, model, deadline, prediction, memory.
+    ///
+    /// # Errors
+    /// The rejection to send.
+    pub fn admit(&self, caller: Caller, header: &SubmitHeader, payload_bytes: u64) -> Result<Admitted, Rejection> {
+        let header_ns = now_ns();
+        self.judge(caller, header, payload_bytes)?;
         let name = header.model.as_str();
         let Some(model) = self.models.find(name) else {
             let hint = self.models.nearest(name).map_or_else(
@@ -114,6 +130,9 @@ impl Engine {
         let budget_ns = header.budget_us.saturating_mul(1000);
         let deadline_ns = header_ns.saturating_add(budget_ns);
         let job = scheduled(caller.id, header, payload_bytes, model.key, deadline_ns);
+        if let Some(work) = self.works.get(model.key.0 as usize) {
+            work.store(job.work, Ordering::Relaxed);
+        }
         if let Some(Refusal { reason, retry_after_us, .. }) = self.refuse_early(header_ns, &job) {
             return Err(Rejection::new(reason, explain(reason, name, header.budget_us)).retry_after_us(retry_after_us));
         }

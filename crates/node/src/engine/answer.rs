@@ -11,7 +11,7 @@ use sensorium_wire::ids::ShortName;
 use sensorium_wire::{AnswerHeader, BodyKind, JobId, Outcome, Receipt, Rejection, limits};
 use tokio::sync::oneshot;
 
-use super::Engine;
+use super::{CallerId, Engine};
 
 /// What a connection has in flight.
 #[derive(Debug, Default)]
@@ -87,12 +87,17 @@ impl AnswerPayload {
 }
 
 impl Delivered {
+    /// An answer whose payload is in memory.
+    pub fn new(header: AnswerHeader, payload: Bytes) -> Self {
+        Self { header, payload: AnswerPayload::Bytes(payload) }
+    }
+
     pub(super) fn from_retained(answer: Box<(AnswerHeader, Bytes)>) -> Self {
         Self { header: answer.0, payload: AnswerPayload::Bytes(answer.1) }
     }
 
     /// An answer that is not a result.
-    pub(super) fn rejection(job_id: JobId, outcome: Outcome, rejection: Rejection, node: ShortName) -> Self {
+    pub fn rejection(job_id: JobId, outcome: Outcome, rejection: Rejection, node: ShortName) -> Self {
         let mut detail = rejection.detail.into_bytes();
         detail.truncate(limits::DETAIL_BYTES_MAX);
         let header = AnswerHeader {
@@ -113,9 +118,19 @@ thread_local! {
 }
 
 impl Engine {
+    /// Hands over the final answer of a job that another node has done, and keeps it for whoever asks again.
+    pub fn answer_from_elsewhere(&self, caller: CallerId, reply: Option<Reply>, answer: Delivered) {
+        if answer.header.outcome != Outcome::Refused {
+            self.retain((caller, answer.header.job_id), &answer);
+        }
+        if let Some(reply) = reply {
+            self.send(reply, answer);
+        }
+    }
+
     /// Hands an answer over. A receiver that is gone is not an error: its job was cancelled or will be asked for again.
     #[expect(clippy::unused_self, reason = "an engine's act; the signature leaves room for partial answers")]
-    pub(super) fn send(&self, mut reply: Reply, answer: Delivered) {
+    pub fn send(&self, mut reply: Reply, answer: Delivered) {
         reply.settle();
         match &mut reply {
             Reply::Local(sender) => {

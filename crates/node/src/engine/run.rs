@@ -285,7 +285,7 @@ impl Engine {
     }
 
     /// Keeps an answer for resubmission, unless it is large: such a job is run again.
-    fn retain(&self, id: (super::CallerId, sensorium_wire::JobId), answer: &Delivered) {
+    pub(super) fn retain(&self, id: (super::CallerId, sensorium_wire::JobId), answer: &Delivered) {
         let payload = match &answer.payload {
             AnswerPayload::Bytes(bytes) => bytes.clone(),
             AnswerPayload::Slot(slot, bytes) if *bytes <= limits::COALESCED_PAYLOAD_BYTES_MAX => {

@@ -11,7 +11,8 @@ use sensorium_wire::{Kind, Principal, Role, limits};
 
 use super::Gateway;
 use super::stream::{self, Peer};
-use crate::engine::{Caller, InFlight};
+use crate::cluster::Origin;
+use crate::engine::Caller;
 
 /// How long a handshake may take, in milliseconds.
 const HANDSHAKE_MS_MAX: u64 = 5_000;
@@ -43,19 +44,43 @@ pub(super) async fn serve(gateway: &Arc<Gateway>, connecting: quinn::Connecting,
     if grant(gateway, &connection).await.is_err() {
         return;
     }
-    let in_flight = Arc::new(InFlight::default());
-    let peer = Arc::new(Peer {
+    let origin = Origin::of(&principal);
+    streams(Peer {
         gateway: Arc::clone(gateway),
         connection: connection.clone(),
         principal,
         caller,
-        in_flight,
+        origin,
+        is_node: false,
+        in_flight: Arc::default(),
         sessions: Arc::new(()),
-    });
-    while let Ok((send, recv)) = connection.accept_bi().await {
+    })
+    .await;
+    tracing::debug!(%from, "disconnected");
+}
+
+/// Serves the jobs that a neighbour hands on, until its connection ends.
+pub(super) async fn serve_node(gateway: &Arc<Gateway>, connection: quinn::Connection, principal: Principal) {
+    let id = gateway.engine.caller_id(&format!("node/{}", principal.name));
+    let caller = Caller { id, critical: false };
+    streams(Peer {
+        gateway: Arc::clone(gateway),
+        connection,
+        principal,
+        caller,
+        origin: Origin::default(),
+        is_node: true,
+        in_flight: Arc::default(),
+        sessions: Arc::new(()),
+    })
+    .await;
+}
+
+async fn streams(peer: Peer) {
+    let peer = Arc::new(peer);
+    while let Ok((send, recv)) = peer.connection.accept_bi().await {
         tokio::spawn(stream::serve(Arc::clone(&peer), send, recv));
     }
-    tracing::debug!(%from, "disconnected");
 }
 
 /// The principal of the certificate that the handshake verified.

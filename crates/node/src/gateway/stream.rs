@@ -4,16 +4,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use sensorium_cluster::NodeId;
 use sensorium_device::clock::now_ns;
 use sensorium_transport::{FrameReader, Outbox, Payload, Step};
 use sensorium_wire::codec::{decode_header, decode_submit, put_frame};
 use sensorium_wire::frame::FrameError;
+use sensorium_wire::peer::{ForwardHeader, RecallHeader};
 use sensorium_wire::session::{CancelHeader, SessionHeader};
 use sensorium_wire::{Kind, Prelude, Principal, Reason, Rejection, Role, SubmitHeader, limits};
 
 use super::upload::Upload;
 use super::{Gateway, SessionRequest};
-use crate::engine::{Admitted, Caller, InFlight, Reply};
+use crate::cluster::{Accepted, Departure, Origin, Passing};
+use crate::engine::{Admitted, Caller, CallerId, InFlight, Reply};
 
 /// Bytes of answers that may wait for one stream. A client that reads nothing is cut off there.
 const OUTBOX_BYTES_MAX: usize = 192 << 20;
@@ -24,6 +27,10 @@ pub(super) struct Peer {
     pub(super) connection: quinn::Connection,
     pub(super) principal: Principal,
     pub(super) caller: Caller,
+    /// What other nodes are told about this client's jobs.
+    pub(super) origin: Origin,
+    /// A neighbour, which hands on the jobs of its clients.
+    pub(super) is_node: bool,
     pub(super) in_flight: Arc<InFlight>,
     /// Cloned by each session.
     pub(super) sessions: Arc<()>,
@@ -37,6 +44,17 @@ enum Sink {
         admitted: Box<Admitted>,
         written: u64,
         reply: Reply,
+    },
+    /// Another node does it; the payload goes there when it is complete.
+    Away {
+        departure: Box<Departure>,
+        pieces: Vec<Bytes>,
+        reply: Reply,
+    },
+    /// Another node does it; the payload goes there as it comes.
+    Passing {
+        passing: Box<Passing>,
+        written: u64,
     },
     Question(Vec<u8>),
     Upload(Box<Upload>),
@@ -106,7 +124,7 @@ impl Stream {
                     match reader.step(&mut input)? {
                         Step::More => break,
                         Step::Head(prelude) => self.head(prelude, reader.header()).await?,
-                        Step::Payload(bytes) => self.payload(bytes).await?,
+                        Step::Payload(bytes) => self.payload(&chunk, bytes).await?,
                         Step::End => self.end().await,
                     }
                 }
@@ -117,10 +135,21 @@ impl Stream {
     /// Nothing more comes. A client that vanishes or ends inside a frame leaves nothing behind: the sink's memory is
     /// freed here, and the answer ends the job's own stream. A client that still listens hears what was wrong.
     fn cut_off(&mut self) {
-        if let Sink::Job { admitted, written, reply } = std::mem::replace(&mut self.sink, Sink::Discard) {
+        let broken_off = |written: u64| {
             let detail = format!("the stream ended inside the payload, after {written} bytes");
-            let rejection = Rejection::new(Reason::InvalidPayload, detail);
-            self.peer.gateway.engine.refuse(&admitted.header, reply, rejection, admitted.header_ns());
+            Rejection::new(Reason::InvalidPayload, detail)
+        };
+        let Gateway { engine, cluster, .. } = &*self.peer.gateway;
+        match std::mem::replace(&mut self.sink, Sink::Discard) {
+            Sink::Job { admitted, written, reply } => {
+                engine.refuse(&admitted.header, reply, broken_off(written), admitted.header_ns());
+            }
+            Sink::Away { departure, pieces, reply } => {
+                let written = pieces.iter().map(|piece| piece.len() as u64).sum();
+                engine.refuse(departure.header(), reply, broken_off(written), departure.header_ns());
+            }
+            Sink::Passing { passing, written, .. } => cluster.broken_off(&passing, broken_off(written)),
+            Sink::Discard | Sink::Question(_) | Sink::Upload(_) => {}
         }
         if !self.answers_pending {
             self.outbox.finish();
@@ -128,35 +157,60 @@ impl Stream {
     }
 
     async fn head(&mut self, prelude: Prelude, header: &[u8]) -> Result<(), StreamEnd> {
+        let peer = &self.peer;
         match prelude.kind {
-            Kind::Submit => self.submit(prelude, &decode_submit(prelude.version, header)?)?,
+            Kind::Forward if peer.is_node => {
+                let header: ForwardHeader = decode_header(Kind::Forward, header)?;
+                return self.forwarded(prelude, &header).await;
+            }
+            Kind::Recall if peer.is_node => {
+                let recall: RecallHeader = decode_header(Kind::Recall, header)?;
+                peer.gateway.cluster.cancel(self.caller_behind(&recall.principal), recall.job_id);
+            }
+            kind if peer.is_node => return Err(FrameError::Unexpected(kind).into()),
+            Kind::Submit => {
+                let (caller, origin) = (peer.caller, peer.origin.clone());
+                return self.submit(prelude, &decode_submit(prelude.version, header)?, caller, &origin).await;
+            }
             Kind::Cancel => {
                 let cancel: CancelHeader = decode_header(Kind::Cancel, header)?;
-                self.peer.gateway.engine.cancel(self.peer.caller.id, cancel.job_id);
+                peer.gateway.cluster.cancel(peer.caller.id, cancel.job_id);
             }
             Kind::Query => self.sink = Sink::Question(Vec::new()),
             Kind::Session => {
                 let header: SessionHeader = decode_header(Kind::Session, header)?;
                 return self.session(header, prelude.payload_bytes).await;
             }
-            Kind::Grant
-            | Kind::Answer
-            | Kind::Event
-            | Kind::Reply
-            | Kind::Error
-            | Kind::Forward
-            | Kind::Hello
-            | Kind::Checkpoint => {
-                return Err(FrameError::Unexpected(prelude.kind).into());
-            }
+            kind => return Err(FrameError::Unexpected(kind).into()),
         }
         Ok(())
     }
 
+    /// A job of a neighbour's client. The neighbour's word counts no further than its own certificate reaches.
+    async fn forwarded(&mut self, prelude: Prelude, header: &ForwardHeader) -> Result<(), StreamEnd> {
+        let critical = header.critical == 1 && self.peer.principal.has(Role::Critical);
+        let caller = Caller { id: self.caller_behind(&header.principal), critical };
+        let visited = header.visited().map(NodeId).collect();
+        let origin = Origin { visited, principal: header.principal, critical };
+        self.submit(prelude, &header.submit, caller, &origin).await
+    }
+
+    /// The number of a principal that a neighbour speaks for: the same job ids through two neighbours are two jobs.
+    fn caller_behind(&self, principal: &[u8; 16]) -> CallerId {
+        let principal = u128::from_le_bytes(*principal);
+        self.peer.gateway.engine.caller_id(&format!("{}>{principal:x}", self.peer.principal.name))
+    }
+
     /// Judges a job by its header. A refused large job's payload is not taken: its stream is stopped.
-    fn submit(&mut self, prelude: Prelude, header: &SubmitHeader) -> Result<(), StreamEnd> {
+    async fn submit(
+        &mut self,
+        prelude: Prelude,
+        header: &SubmitHeader,
+        caller: Caller,
+        origin: &Origin,
+    ) -> Result<(), StreamEnd> {
         let header_ns = now_ns();
-        let peer = &self.peer;
+        let peer = Arc::clone(&self.peer);
         let own_stream = prelude.payload_bytes > limits::COALESCED_PAYLOAD_BYTES_MAX;
         let in_flight = &peer.in_flight;
         let jobs = in_flight.jobs.fetch_add(1, Ordering::Relaxed) + 1;
@@ -169,12 +223,12 @@ impl Stream {
             credits: Some((Arc::clone(in_flight), prelude.payload_bytes)),
         };
         self.answers_pending = true;
-        let engine = &peer.gateway.engine;
-        let Err(reply) = engine.rejoin(peer.caller.id, header.job_id, reply) else {
+        let Gateway { engine, cluster, .. } = &*peer.gateway;
+        let Err(reply) = cluster.rejoin(caller.id, header.job_id, reply) else {
             self.sink = Sink::Discard;
             return if own_stream { Err(StreamEnd::Stopped) } else { Ok(()) };
         };
-        let admitted = if !peer.principal.has(Role::Submit) {
+        let accepted = if !peer.is_node && !peer.principal.has(Role::Submit) {
             Err(Rejection::new(Reason::Forbidden, "submitting jobs needs a certificate with the role submit"))
         } else if jobs > limits::JOBS_IN_FLIGHT_MAX || bytes > limits::BYTES_IN_FLIGHT_MAX {
             Err(Rejection::new(
@@ -182,10 +236,15 @@ impl Stream {
                 format!("{jobs} jobs and {bytes} payload bytes in flight on this connection; the grant is smaller"),
             ))
         } else {
-            engine.admit(peer.caller, header, prelude.payload_bytes)
+            cluster.accept(caller, origin, header, prelude.payload_bytes)
         };
-        match admitted {
-            Ok(admitted) => self.sink = Sink::Job { admitted: Box::new(admitted), written: 0, reply },
+        match accepted {
+            Ok(Accepted::Here(admitted)) => self.sink = Sink::Job { admitted, written: 0, reply },
+            Ok(Accepted::Away(departure)) if own_stream => {
+                let passing = Box::new(cluster.pass(&departure, reply).await);
+                self.sink = Sink::Passing { passing, written: 0 };
+            }
+            Ok(Accepted::Away(departure)) => self.sink = Sink::Away { departure, pieces: Vec::new(), reply },
             Err(rejection) => {
                 engine.refuse(header, reply, rejection, header_ns);
                 self.sink = Sink::Discard;
@@ -214,9 +273,15 @@ impl Stream {
         }
     }
 
-    async fn payload(&mut self, bytes: &[u8]) -> Result<(), StreamEnd> {
+    /// Takes a piece of the payload, `bytes`, which lies in `chunk`.
+    async fn payload(&mut self, chunk: &Bytes, bytes: &[u8]) -> Result<(), StreamEnd> {
         match &mut self.sink {
             Sink::Discard => {}
+            Sink::Away { pieces, .. } => pieces.push(chunk.slice_ref(bytes)),
+            Sink::Passing { passing, written, .. } => {
+                *written += bytes.len() as u64;
+                passing.write(chunk.slice_ref(bytes)).await;
+            }
             Sink::Job { admitted, written, .. } => {
                 // The slot has room for what the prelude announced, and the reader passes no more than that.
                 let fits = admitted.input.write(*written, bytes);
@@ -240,6 +305,8 @@ impl Stream {
         match std::mem::replace(&mut self.sink, Sink::Discard) {
             Sink::Discard => {}
             Sink::Job { admitted, reply, .. } => peer.gateway.engine.submit(*admitted, reply),
+            Sink::Away { departure, pieces, reply } => peer.gateway.cluster.depart(*departure, pieces, reply),
+            Sink::Passing { passing, .. } => peer.gateway.cluster.passed(*passing),
             Sink::Question(question) => self.answer(&String::from_utf8_lossy(&question)),
             Sink::Upload(upload) => match upload.finish().await {
                 Ok((header, media)) => {

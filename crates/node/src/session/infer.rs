@@ -10,7 +10,8 @@ use sensorium_wire::submit::{PayloadKind, SubmitHeader, Urgency};
 use sensorium_wire::{AnswerHeader, BodyKind, JobId, Name, Outcome, Reason, Receipt, codec};
 use tokio::sync::oneshot;
 
-use crate::engine::{Caller, Engine, Reply};
+use crate::cluster::{Accepted, Cluster, Origin};
+use crate::engine::{Caller, Reply};
 
 /// The models of a session's parts.
 pub(super) const DETECTOR: &str = "nanodet";
@@ -33,8 +34,9 @@ pub(super) type Inferred = (ModelResult, Receipt);
 /// Submits a session's jobs. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Inference {
-    engine: Arc<Engine>,
+    cluster: Arc<Cluster>,
     caller: Caller,
+    origin: Origin,
     fast: bool,
     budget_us: u64,
     /// Number of the session, for its streams.
@@ -63,12 +65,12 @@ impl<'a> Request<'a> {
 /// A job in flight.
 pub(super) struct Pending {
     answer: oneshot::Receiver<(AnswerHeader, Bytes)>,
-    cancel: Option<(Arc<Engine>, Caller, JobId)>,
+    cancel: Option<(Arc<Cluster>, Caller, JobId)>,
 }
 
 impl Inference {
-    pub(super) fn new(engine: Arc<Engine>, caller: Caller, fast: bool, budget_us: u64) -> Self {
-        Self { engine, caller, fast, budget_us, session: rand::random() }
+    pub(super) fn new(cluster: Arc<Cluster>, caller: Caller, origin: Origin, fast: bool, budget_us: u64) -> Self {
+        Self { cluster, caller, origin, fast, budget_us, session: rand::random() }
     }
 
     pub(super) fn is_fast(&self) -> bool {
@@ -77,12 +79,12 @@ impl Inference {
 
     /// What this session sees calls for the plan of critical moments.
     pub(super) fn critical_moment(&self, for_ms: u64) {
-        self.engine.critical_moment(for_ms);
+        self.cluster.engine.critical_moment(for_ms);
     }
 
-    /// Whether the node knows the model.
+    /// Whether this node or one in reach knows the model.
     pub(super) fn has(&self, model: &str) -> bool {
-        self.engine.models.find(model).is_some()
+        self.cluster.engine.models.find(model).is_some() || self.cluster.knows(model)
     }
 
     /// What the session does without, in sentences.
@@ -138,17 +140,26 @@ impl Inference {
         let header = header
             .with_shape(request.shape)
             .ok_or_else(|| (Reason::Internal, 0, "a session's job has too many dimensions".to_owned()))?;
-        let mut admitted = self
-            .engine
-            .admit(self.caller, &header, bytes)
+        let accepted = self
+            .cluster
+            .accept(self.caller, &self.origin, &header, bytes)
             .map_err(|rejection| (rejection.reason, rejection.retry_after_us, rejection.to_string()))?;
         let [state, payload] = request.pieces;
-        if !admitted.input.write(0, state) || !admitted.input.write(state.len() as u64, payload) {
-            return Err((Reason::Internal, 0, "a session's job does not fit its slot".to_owned()));
-        }
         let (sender, answer) = oneshot::channel();
-        self.engine.submit(admitted, Reply::Local(Some(sender)));
-        Ok(Pending { answer, cancel: Some((Arc::clone(&self.engine), self.caller, header.job_id)) })
+        let reply = Reply::Local(Some(sender));
+        match accepted {
+            Accepted::Here(mut admitted) => {
+                if !admitted.write(0, state) || !admitted.write(state.len() as u64, payload) {
+                    return Err((Reason::Internal, 0, "a session's job does not fit its slot".to_owned()));
+                }
+                self.cluster.engine.submit(*admitted, reply);
+            }
+            Accepted::Away(departure) => {
+                let pieces = [state, payload].into_iter().filter(|piece| !piece.is_empty());
+                self.cluster.depart(*departure, pieces.map(Bytes::copy_from_slice).collect(), reply);
+            }
+        }
+        Ok(Pending { answer, cancel: Some((Arc::clone(&self.cluster), self.caller, header.job_id)) })
     }
 
     /// Runs a job and waits for it; a fast session tries again what was refused for now after all.
@@ -197,8 +208,8 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some((engine, caller, job_id)) = self.cancel.take() {
-            engine.cancel(caller.id, job_id);
+        if let Some((cluster, caller, job_id)) = self.cancel.take() {
+            cluster.cancel(caller.id, job_id);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One message of every kind, with a different value in every field, so that swapped fields show.
 
-use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader};
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallHeader};
 use sensorium_wire::receipt::{Hop, Receipt};
 use sensorium_wire::result::{ClassScore, Detection, Keypoint, ModelResult};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
@@ -118,6 +118,10 @@ pub fn hello() -> HelloHeader {
         tier: 2,
         reserved: counting(0xd1),
     }
+}
+
+pub fn recall() -> RecallHeader {
+    RecallHeader { job_id: JobId(counting(0xa0)), principal: counting(0xc0) }
 }
 
 pub fn checkpoint() -> CheckpointHeader {

@@ -1,0 +1,94 @@
+//! The cluster as a node sees it, for status pages.
+
+use std::sync::atomic::Ordering;
+
+use sensorium_cluster::Standing;
+use sensorium_wire::Tier;
+use serde::Serialize;
+
+use super::Cluster;
+use super::foresight::ForesightStatus;
+
+/// This node's place, and the neighbours it knows.
+#[derive(Clone, Debug, Serialize)]
+pub struct ClusterStatus {
+    pub cluster: String,
+    pub tier: Tier,
+    pub region: String,
+    pub neighbours: Vec<NeighbourStatus>,
+    /// Jobs that other nodes have now.
+    pub away: usize,
+    pub forwarded: u64,
+    pub rerouted: u64,
+    pub lost: u64,
+    pub stray: u64,
+    pub foresight: ForesightStatus,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct NeighbourStatus {
+    pub name: String,
+    pub tier: Tier,
+    pub region: String,
+    pub peer: String,
+    /// Whether this node dials it.
+    pub parent: bool,
+    pub standing: &'static str,
+    pub round_trip_us: u32,
+    /// Whether jobs can go there now.
+    pub linked: bool,
+    pub rate_bytes_per_s: u64,
+    /// Models in reach that way.
+    pub models: usize,
+    /// Why it is not alive, where that is known.
+    pub reason: String,
+}
+
+impl Cluster {
+    /// The cluster as this node sees it; `None` when it belongs to none.
+    pub fn status(&self) -> Option<ClusterStatus> {
+        let membership = self.membership.as_ref()?;
+        let view = self.view.load();
+        let neighbours = view.neighbours.iter().map(|neighbour| {
+            let link = self.links.get(&neighbour.spec.id());
+            let mut models: Vec<_> = neighbour.entries.iter().map(|entry| entry.model).collect();
+            models.sort_unstable();
+            models.dedup();
+            NeighbourStatus {
+                name: neighbour.spec.name.clone(),
+                tier: neighbour.spec.tier,
+                region: neighbour.spec.region.clone(),
+                peer: neighbour.spec.peer.to_string(),
+                parent: neighbour.parent,
+                standing: standing(neighbour.standing),
+                round_trip_us: neighbour.round_trip_us,
+                linked: link.is_some(),
+                rate_bytes_per_s: link.map_or(0, |link| link.rate_bytes_per_s()),
+                models: models.len(),
+                reason: neighbour.reason.clone(),
+            }
+        });
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        Some(ClusterStatus {
+            cluster: membership.topology.cluster.clone(),
+            tier: self.tier,
+            region: view.me.region.clone(),
+            neighbours: neighbours.collect(),
+            away: self.away(),
+            forwarded: count(&self.counters.forwarded),
+            rerouted: count(&self.counters.rerouted),
+            lost: count(&self.counters.lost),
+            stray: count(&self.counters.stray),
+            foresight: self.foresight.lock().status(),
+        })
+    }
+}
+
+fn standing(standing: Standing) -> &'static str {
+    match standing {
+        Standing::Dialling => "dialling",
+        Standing::Alive => "alive",
+        Standing::Suspect => "suspect",
+        Standing::Lost => "lost",
+    }
+}
