@@ -31,6 +31,7 @@ pub(crate) fn receipt(answer: &Answer) -> Value {
         "model_version": receipt.model_version,
         "variant": receipt.variant,
         "cached": receipt.cached != 0,
+        "hops": answer.header.hops().iter().map(|hop| json!({ "node": hop.node, "us": micros(hop.node_ns) })).collect::<Vec<_>>(),
     })
 }
 

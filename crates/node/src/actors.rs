@@ -31,6 +31,8 @@ pub(crate) fn ended(event: SupervisionEvent) -> Option<(ActorCell, String)> {
         SupervisionEvent::ActorTerminated(cell, _, reason) => {
             Some((cell, reason.unwrap_or_else(|| "stopped".to_owned())))
         }
-        SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => None,
+        SupervisionEvent::ActorStarted(_)
+        | SupervisionEvent::ProcessGroupChanged(_)
+        | SupervisionEvent::PidLifecycleEvent(_) => None,
     }
 }

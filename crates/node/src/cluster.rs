@@ -34,7 +34,7 @@ use crate::engine::Engine;
 
 pub use actor::{ClusterActor, ClusterArgs};
 pub use control::Plane;
-pub use envoy::{Envoy, Subject};
+pub use envoy::{Answering, Envoy, Subject};
 pub use forward::{Accepted, Departure, Passing};
 pub use serve::serve;
 pub use status::ClusterStatus;

@@ -55,10 +55,10 @@ impl Drop for SpoolFile {
 }
 
 /// What connections share.
-pub(crate) struct Gateway {
+pub struct Gateway {
     pub engine: Arc<Engine>,
     pub cluster: Arc<Cluster>,
-    pub desk: Arc<dyn Desk>,
+    pub(crate) desk: Arc<dyn Desk>,
     spool: Spool,
     connections: AtomicUsize,
 }

@@ -32,11 +32,11 @@ fn print(status: &Value) {
     let engine = &status["engine"];
     let seconds = status["uptime_ms"].as_u64().unwrap_or(0) / 1000;
     println!(
-        "node {} (process {}), up {seconds} s, api {}, cluster {}, {} sessions",
+        "node {} (process {}), up {seconds} s, api {}, peer {}, {} sessions",
         text(status, "name"),
         status["pid"],
         text(status, "api"),
-        text(status, "cluster"),
+        text(status, "peer"),
         status["sessions"]
     );
     println!(
@@ -51,6 +51,7 @@ fn print(status: &Value) {
     let mib = |key: &str| engine[key].as_u64().unwrap_or(0) >> 20;
     println!("payload memory: {} of {} MiB out", mib("slab_bytes_out"), mib("slab_bytes"));
     super::plan::lines(&status["plan"]).iter().for_each(|line| println!("{line}"));
+    neighbours(&status["cluster"]);
     let none = Vec::new();
     for alert in status["alerts"].as_array().unwrap_or(&none) {
         println!("ALERT: {}", alert.as_str().unwrap_or("-"));
@@ -89,5 +90,33 @@ fn print(status: &Value) {
         for broken in device["broken_models"].as_array().unwrap_or(&none) {
             println!("    {} not loaded: {}", broken[0].as_str().unwrap_or("-"), broken[1].as_str().unwrap_or("-"));
         }
+    }
+}
+
+/// The cluster as the node sees it; nothing for one that is alone.
+fn neighbours(cluster: &Value) {
+    let Some(neighbours) = cluster["neighbours"].as_array() else { return };
+    println!(
+        "{} of cluster {} ({}): {} jobs away, {} handed on, {} given to another node, {} lost",
+        text(cluster, "tier"),
+        text(cluster, "cluster"),
+        text(cluster, "region"),
+        cluster["away"],
+        cluster["forwarded"],
+        cluster["rerouted"],
+        cluster["lost"],
+    );
+    for neighbour in neighbours {
+        let reason = text(neighbour, "reason");
+        println!(
+            "  {:<16} {:<8} {:<8} {:>6} µs away, {} models in reach{}{}",
+            text(neighbour, "name"),
+            text(neighbour, "tier"),
+            text(neighbour, "standing"),
+            neighbour["round_trip_us"],
+            neighbour["models"],
+            if neighbour["parent"] == true { ", parent" } else { "" },
+            if reason.is_empty() || reason == "-" { String::new() } else { format!(": {reason}") },
+        );
     }
 }

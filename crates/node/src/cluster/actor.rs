@@ -20,7 +20,7 @@ use super::{Cluster, Standing};
 use crate::gateway::Gateway;
 
 /// Longest message between remote actors, in bytes; they carry questions, never jobs.
-const REMOTE_MESSAGE_BYTES_MAX: usize = 256 << 10;
+const REMOTE_MESSAGE_BYTES_MAX: u64 = 256 << 10;
 /// Pause before a job connection is dialled again, in milliseconds.
 const LINK_PAUSE_MS: u64 = 50;
 const LINK_PAUSE_MS_MAX: u64 = 1_000;
@@ -240,7 +240,7 @@ impl ClusterState {
                 }
                 Command::Changed => changed = true,
                 Command::Notice { peer, text } => {
-                    tracing::warn!(node = self.args.cluster.name_of(peer), "{text}");
+                    tracing::info!(node = self.args.cluster.name_of(peer), "{text}");
                 }
             }
         }
@@ -266,14 +266,6 @@ impl ClusterState {
             let before = self.standings.insert(peer, neighbour.standing);
             if before == Some(Standing::Alive) && neighbour.standing != Standing::Alive {
                 silent.push(peer);
-            }
-            if before.is_some_and(|before| before != neighbour.standing) || before.is_none() {
-                tracing::info!(
-                    node = neighbour.spec.name,
-                    standing = ?neighbour.standing,
-                    reason = neighbour.reason,
-                    "neighbour"
-                );
             }
         }
         self.args.cluster.publish(view);

@@ -17,8 +17,8 @@ use sensorium_wire::{Kind, Principal, Role, limits};
 
 use super::actor::ClusterMessage;
 
-/// How long connecting and greeting may take, in milliseconds.
-const GREETING_MS_MAX: u64 = 2_000;
+/// How long connecting and greeting may take, in milliseconds: soon after a network is whole again, a new try is made.
+const GREETING_MS_MAX: u64 = 500;
 /// Longest greeting or refusal, in bytes.
 const GREETING_BYTES_MAX: usize = limits::HEADER_BYTES_MAX + limits::DETAIL_BYTES_MAX;
 /// How long the cluster actor may take to judge a greeting, in milliseconds.
@@ -30,7 +30,7 @@ const CLOSE_REFUSED: u32 = 4;
 
 /// A control connection whose greetings were accepted.
 #[derive(Clone)]
-pub(super) struct Control {
+pub struct Control {
     pub(super) peer: NodeId,
     pub(super) instance: u64,
     pub(super) connection: quinn::Connection,

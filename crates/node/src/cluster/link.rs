@@ -140,7 +140,7 @@ impl Link {
 }
 
 /// A large payload on its way to a neighbour.
-pub struct Upload {
+pub(super) struct Upload {
     link: Arc<Link>,
     stream: quinn::SendStream,
     began: Instant,
@@ -160,7 +160,7 @@ impl Upload {
         if self.stream.finish().is_err() || self.bytes < MEASURED_BYTES_MIN {
             return;
         }
-        let Self { link, mut stream, began, bytes } = self;
+        let Self { link, stream, began, bytes } = self;
         tokio::spawn(async move {
             let wait = Duration::from_millis(UPLOAD_MS_MAX);
             if tokio::time::timeout(wait, stream.stopped()).await.is_ok_and(|ended| matches!(ended, Ok(None))) {
