@@ -190,6 +190,8 @@ class Cluster:
         for name in self.nodes:
             missing = self.missing_neighbours(name)
             while missing:
+                if not self.alive(name):
+                    raise Trouble(f"{name} ended; its log ends with\n{self.log_end(name)}")
                 if time.monotonic() > until:
                     raise Trouble(
                         f"{name} has not found {', '.join(missing)} after {patience_s} s; its log ends with\n{self.log_end(name)}"

@@ -136,6 +136,8 @@ class Network:
     def start_relay(self, link):
         self.folder.mkdir(parents=True, exist_ok=True)
         self.write_orders(link)
+        # A former relay's word that it did what this one is told.
+        self.orders(link).with_suffix(".done").unlink(missing_ok=True)
         command = [sys.executable, REPOSITORY / "ops" / "launch" / "relay.py", self.orders(link)]
         process = processes.launch([*command, self.of(link["a"]), self.of(link["b"]), link["name"]], self.relay_log(link))
         self.await_relay(link, process)
