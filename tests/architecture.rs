@@ -316,6 +316,21 @@ fn the_documentation_has_every_key_of_a_scenario() {
 }
 
 #[test]
+fn the_documentation_has_every_key_of_a_topology() {
+    let source = read(&root().join("crates/cluster/src/topology.rs"));
+    let keys = source.lines().filter_map(|line| Some(line.strip_prefix("    pub ")?.split_once(':')?.0));
+    let keys = keys.filter(|key| !key.contains('(') && *key != "nodes");
+    let page = read(&root().join("docs/cluster.md"));
+    let mut count = 0;
+    for key in keys {
+        count += 1;
+        let shown = [format!("`{key}`"), format!("`[{key}]`"), format!("`[node.{key}]`")];
+        assert!(shown.iter().any(|shown| page.contains(shown)), "docs/cluster.md lacks the key {key}");
+    }
+    assert!(count >= 15, "only {count} keys found");
+}
+
+#[test]
 fn the_documentation_has_every_limit_of_the_protocol() {
     let source = read(&root().join("crates/wire/src/limits.rs"));
     let names = source.lines().filter_map(|line| Some(line.strip_prefix("pub const ")?.split_once(':')?.0));

@@ -70,6 +70,71 @@ fn a_job_id_is_run_once_however_often_it_is_sent() {
 }
 
 #[test]
+fn a_job_id_that_is_unanswered_is_not_sent_again_and_everyone_gets_the_answer() {
+    let node = Node::start("load = [\"identity\"]\n[inject]\ndelay_stage = \"infer\"\ndelay_us = 50000\n");
+    block_on(async {
+        let client = node.client().await;
+        let job = || identity(3).job_id(JobId([7; 16]));
+        let again = || client.submit(job(), &b"one"[..]);
+        let (first, second, third) = futures_util::join!(again(), again(), again());
+        for answer in [first, second, third] {
+            assert_eq!(&answer.unwrap().payload[..], b"one");
+        }
+        // One who does not wait any more takes nothing from the others; the last one takes the job back.
+        let job = || identity(3).job_id(JobId([9; 16]));
+        let mut given_up = Box::pin(client.submit(job(), &b"two"[..]));
+        let mut kept = Box::pin(client.submit(job(), &b"two"[..]));
+        assert!(futures_util::poll!(&mut given_up).is_pending() && futures_util::poll!(&mut kept).is_pending());
+        drop(given_up);
+        assert!(kept.await.unwrap().is_result());
+        assert_eq!(client.stray_answers(), 0);
+        client.close().await;
+    });
+    let status = node.status().unwrap();
+    assert_eq!((&status["engine"]["accepted"], &status["engine"]["cancelled"]), (&2.into(), &0.into()), "{status}");
+}
+
+#[test]
+fn what_was_taken_back_is_told_before_the_client_is_closed() {
+    let node = Node::start("load = [\"identity\"]\n[inject]\ndelay_stage = \"infer\"\ndelay_us = 300000\n");
+    block_on(async {
+        let client = node.client().await;
+        let mut jobs: Vec<_> = (0..8).map(|_| Box::pin(client.submit(identity(3), &b"one"[..]))).collect();
+        for job in &mut jobs {
+            assert!(futures_util::poll!(job).is_pending());
+        }
+        let accepted = async || {
+            let status: serde_json::Value = serde_json::from_str(&client.query("status").await.unwrap()).unwrap();
+            status["engine"]["accepted"] == 8
+        };
+        while !accepted().await {}
+        drop(jobs);
+        client.close().await;
+    });
+    node.wait_until("every job was taken back", |status| {
+        let counted = |key: &str| status["engine"][key].as_u64().unwrap();
+        counted("cancelled") > 0 && counted("cancelled") + counted("results") == 8
+    });
+}
+
+#[test]
+fn refusals_that_name_a_pause_are_retried_when_asked() {
+    let node =
+        Node::start("load = [\"identity\"]\nqueue_jobs_max = 1\n[inject]\ndelay_stage = \"infer\"\ndelay_us = 5000\n");
+    block_on(async {
+        let client = node.client().await;
+        let all = async |retries: u32| {
+            let jobs = (0..30).map(|_| client.submit(identity(3).retry_refusals(retries), &b"one"[..]));
+            let answers = futures_util::future::join_all(jobs).await;
+            answers.into_iter().map(Result::unwrap).filter(|answer| !answer.is_result()).count()
+        };
+        assert!(all(0).await > 0, "nothing was refused: the test tests nothing");
+        assert_eq!(all(10_000).await, 0);
+        client.close().await;
+    });
+}
+
+#[test]
 fn a_node_that_does_not_come_back_ends_every_job_with_a_reason() {
     let mut node = Node::start("load = [\"nanodet\"]\n");
     block_on(async {

@@ -12,7 +12,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use sensorium_client::{Client, ClientConfig, Job};
-use sensorium_wire::{Dtype, PixelFormat};
+use sensorium_transport::pki::Authority;
+use sensorium_wire::{Dtype, PixelFormat, Principal, Role, Tier};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -22,6 +23,11 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// The binary under test.
 pub fn sensorium() -> Command {
     Command::new(env!("CARGO_BIN_EXE_sensorium"))
+}
+
+/// An authority that nothing else knows of; its folder is gone when this returns.
+pub fn authority() -> Authority {
+    Authority::create(&tempfile::tempdir().unwrap().path().join("ca")).unwrap()
 }
 
 /// The cache that `ops/setup` fills.
@@ -57,9 +63,31 @@ impl Node {
         node
     }
 
+    /// Starts a node of this name whose certificate, like its clients', is of an authority that others share; waits until
+    /// it is ready.
+    pub fn start_of(authority: &Authority, name: &str, config: &str) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let issue = |holder: &str, roles: &[Role], tier| {
+            let (tenant, name) = ("local".to_owned(), holder.to_owned());
+            let bundle = authority.issue(&Principal { tenant, name, roles: roles.to_vec(), tier }, &[], 1).unwrap();
+            bundle
+                .write(&data.path().join("certificates").join(if tier.is_some() { "node" } else { "client" }))
+                .unwrap();
+        };
+        issue(name, &[Role::Peer], Some(Tier::Edge));
+        issue("tester", &[Role::Submit, Role::Critical, Role::Operate], None);
+        let node = Self::launch_in(data, &format!("name = {name:?}\n{config}"), &[]);
+        node.wait_until("a device is ready", |status| status["devices"][0]["state"] == "ready");
+        node
+    }
+
     /// Starts a node without waiting for it to be ready; it listens when this returns.
     pub fn launch(config: &str, arguments: &[&str]) -> Self {
-        let data = tempfile::tempdir().unwrap();
+        Self::launch_in(tempfile::tempdir().unwrap(), config, arguments)
+    }
+
+    /// The same on a data directory that has something in it.
+    pub fn launch_in(data: TempDir, config: &str, arguments: &[&str]) -> Self {
         let path = data.path().join("test.toml");
         let addresses = "listen = \"127.0.0.1:0\"\nlisten_cluster = \"127.0.0.1:0\"\n";
         std::fs::write(&path, format!("{addresses}{config}")).unwrap();

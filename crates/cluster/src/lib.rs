@@ -6,12 +6,17 @@
 //! that play loss, delay and partitions in virtual time.
 
 mod ids;
+mod lease;
 mod membership;
 mod report;
 mod routing;
 mod topology;
 
 pub use ids::{ModelId, NodeId};
+pub use lease::{
+    EpochGate, Held, Holding, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX, Lease, LeaseRefusal, LeaseTable,
+    SOURCE_BYTES_MAX, STREAMS_MAX, StaleEpoch,
+};
 pub use membership::{
     Command, DIAL_MS_MAX, DIAL_PAUSE_MS_MAX, DIAL_PAUSE_MS_MIN, Event, Hello, Membership, Neighbour, Refusal, Standing,
     View,

@@ -93,10 +93,7 @@ pub fn candidates(
         let via = neighbour.id();
         let mut transfer_us = None;
         let possible = |entry: &&LoadEntry| {
-            entry.model == model
-                && entry.hops < hops_left
-                && entry.node != me
-                && !ask.visited.contains(&entry.node)
+            entry.model == model && entry.hops < hops_left && entry.node != me && !ask.visited.contains(&entry.node)
         };
         for entry in neighbour.entries.iter().filter(possible) {
             let transfer_us =

@@ -267,3 +267,6 @@ fn transport(liveness: Liveness, near: bool) -> Arc<quinn::TransportConfig> {
     }
     Arc::new(config)
 }
+
+#[cfg(test)]
+mod tests;
