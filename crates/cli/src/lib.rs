@@ -6,6 +6,7 @@
 mod arguments;
 mod commands;
 mod error;
+mod notify;
 mod paths;
 mod payload;
 mod show;
@@ -57,7 +58,9 @@ fn start_logging(arguments: &Arguments) {
     };
     let filter = arguments.log.clone().unwrap_or_else(|| default.to_owned());
     tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(format!("{filter},ort=error,quinn=error,ractor_cluster=error")))
+        .with_env_filter(tracing_subscriber::EnvFilter::new(format!(
+            "{filter},ort=error,quinn=error,ractor_cluster=error"
+        )))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
