@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sensorium_simulator::Misfortune;
 use sensorium_wire::Urgency;
 
+use crate::commands::load::Mix;
+
 /// Live video and audio through neural networks, answered before a deadline.
 #[derive(Debug, Parser)]
 #[command(name = "sensorium", version, propagate_version = true, max_term_width = 110)]
@@ -57,10 +59,14 @@ pub(crate) enum Command {
     Replay(ReplayArguments),
     /// Measure.
     Bench(BenchArguments),
+    /// Send many jobs and account for every one: nothing may be lost or answered twice.
+    Load(LoadArguments),
     /// Play a scenario with the real scheduler in virtual time.
     Simulate(SimulateArguments),
     /// Look for bad luck in which an accepted job would miss its deadline.
     Prove(ProveArguments),
+    /// Check a cluster file and show its nodes, with what each would get.
+    Topology(TopologyArguments),
     /// Show this machine's hardware and how it would be used.
     Hardware(HardwareArguments),
     /// List the models and check their files.
@@ -288,6 +294,39 @@ pub(crate) struct BenchFloorArguments {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct LoadArguments {
+    /// How many jobs.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(crate) jobs: u64,
+    /// Instead of --jobs: as many as the rate gives in this time.
+    #[arg(long, value_name = "S", conflicts_with = "jobs", allow_negative_numbers = true)]
+    pub(crate) seconds: Option<f64>,
+    /// Jobs a second, at random times.
+    #[arg(long, value_name = "X", default_value_t = 100.0, allow_negative_numbers = true)]
+    pub(crate) rate: f64,
+    /// Connections that the jobs are spread over.
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub(crate) clients: usize,
+    /// What is sent and how often: MODEL[:BYTES][@URGENCY][=WEIGHT], several with commas.
+    #[arg(long, value_name = "MIX", default_value = "identity:1k=12,identity:200k=3,movenet=2,silero-vad=3")]
+    pub(crate) mix: Mix,
+    /// Time from a job's place in the schedule until its answer must be there.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub(crate) deadline: Duration,
+    /// Seed of the times and of the order of the mix.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// File for one JSON object a line: every job and how it ended.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) record: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct SimulateArguments {
     /// The scenario (TOML); the tables of several files are put together. cluster/scenarios has some.
     #[arg(required = true)]
@@ -322,6 +361,15 @@ pub(crate) struct ProveArguments {
     #[arg(long)]
     pub(crate) count_loss: bool,
     /// One JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TopologyArguments {
+    /// The cluster file (TOML), such as cluster/three-tier.toml.
+    pub(crate) file: PathBuf,
+    /// As JSON.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -3,15 +3,18 @@
 pub(crate) mod bench;
 pub(crate) mod ca;
 pub(crate) mod hardware;
+pub(crate) mod load;
 pub(crate) mod models;
 pub(crate) mod node;
 pub(crate) mod plan;
 pub(crate) mod prove;
 pub(crate) mod replay;
 pub(crate) mod run;
+mod sample;
 pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod submit;
+pub(crate) mod topology;
 pub(crate) mod worker;
 
 use std::future::Future;

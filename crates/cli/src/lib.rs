@@ -6,6 +6,7 @@
 mod arguments;
 mod commands;
 mod error;
+mod notify;
 mod paths;
 mod payload;
 mod show;
@@ -31,9 +32,11 @@ pub fn main() -> ExitCode {
         Command::Status(options) => commands::status::run(&paths, &options),
         Command::Plan(options) => commands::plan::run(&paths, &options),
         Command::Replay(options) => commands::replay::run(&options),
+        Command::Load(options) => commands::load::run(&paths, &options),
         Command::Bench(options) => commands::bench::run(&paths, &options),
         Command::Simulate(options) => commands::simulate::run(&options),
         Command::Prove(options) => commands::prove::run(&options),
+        Command::Topology(options) => commands::topology::run(&options),
         Command::Hardware(options) => commands::hardware::run(&options),
         Command::Models(options) => commands::models::run(&paths, &options),
         Command::Ca(options) => commands::ca::run(&options),

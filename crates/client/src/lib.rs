@@ -43,7 +43,6 @@ mod upload;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 

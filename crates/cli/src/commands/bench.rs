@@ -3,7 +3,6 @@
 mod floor;
 mod job;
 mod overload;
-mod sample;
 
 use crate::arguments::{Bench, BenchArguments};
 use crate::error::Outcome;

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::arguments::NodeArguments;
 use crate::error::Outcome;
+use crate::notify;
 use crate::paths::Paths;
 
 pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
@@ -57,7 +58,10 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
                     if let Some(outcome) = node.readiness() {
                         told = true;
                         match outcome {
-                            Ok(()) => tracing::info!("ready"),
+                            Ok(()) => {
+                                tracing::info!("ready");
+                                notify::tell(notify::State::Ready);
+                            }
                             Err(reason) => return Ok(Some(format!("no device became ready: {reason}"))),
                         }
                     }
@@ -70,6 +74,7 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
         anyhow::bail!("{reason}");
     }
     tracing::info!("stopping: answering what was accepted");
+    notify::tell(notify::State::Stopping);
     let left = node.shutdown();
     if left > 0 {
         anyhow::bail!("{left} jobs were not answered in time");

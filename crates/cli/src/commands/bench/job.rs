@@ -14,8 +14,8 @@ use sensorium_wire::limits;
 use sensorium_wire::submit::PixelFormat;
 use serde_json::json;
 
-use super::sample::Sample;
 use crate::arguments::BenchJobArguments;
+use crate::commands::sample::Sample;
 use crate::error::Outcome;
 use crate::paths::Paths;
 

@@ -23,8 +23,8 @@ use sensorium_wire::{Dtype, limits};
 
 use self::offer::Offer;
 use self::report::{Report, Setting};
-use super::sample::Sample;
 use crate::arguments::BenchOverloadArguments;
+use crate::commands::sample::Sample;
 use crate::error::Outcome;
 use crate::paths::Paths;
 use crate::show;

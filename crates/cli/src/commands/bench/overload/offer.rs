@@ -9,8 +9,8 @@ use sensorium_wire::Outcome;
 use sensorium_wire::receipt::{Receipt, Stage};
 use tokio::sync::{Semaphore, mpsc};
 
-use super::super::sample::Sample;
 use super::nanos;
+use crate::commands::sample::Sample;
 
 /// Most jobs without an ending. The SDK sends no more than the node's credits allow and holds the rest; a run in which this
 /// many wait would measure the client.

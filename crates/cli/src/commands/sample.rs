@@ -60,17 +60,22 @@ impl Sample {
         }
     }
 
-    /// A payload of noise: never only zeros, which some kernels are quicker on.
+    /// A raw frame of noise.
+    pub(super) fn frame(width: u32, height: u32) -> Self {
+        let bytes = noise(width as usize * height as usize * 3);
+        Self {
+            what: format!("noise, {width} x {height} pixels"),
+            described: None,
+            kind: PayloadKind::RawFrame,
+            dtype: Dtype::U8,
+            dims: vec![height, width],
+            sample_rate_hz: 0,
+            bytes: bytes.into(),
+        }
+    }
+
+    /// A payload of noise.
     pub(super) fn new(manifest: &Manifest, bytes: u32) -> anyhow::Result<Self> {
-        let noise = |count: usize| -> Vec<u8> {
-            let mut state = 0x9e37_79b9_u32;
-            std::iter::repeat_with(|| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                state.to_be_bytes()[0]
-            })
-            .take(count)
-            .collect()
-        };
         let pcm = |samples: u32, sample_rate_hz: u32| {
             let sound = noise(samples as usize)
                 .iter()
@@ -137,4 +142,14 @@ impl Sample {
             }
         }
     }
+}
+
+/// Bytes that are never only zeros, which some kernels are quicker on; the same every time.
+fn noise(count: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32;
+    let bytes = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    });
+    bytes.take(count).collect()
 }
