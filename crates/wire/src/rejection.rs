@@ -60,11 +60,13 @@ pub enum Reason {
     DeadlineExpired = 17,
     /// A fault inside the node.
     Internal = 18,
+    /// A rule of the node's configuration refuses such jobs.
+    Rule = 19,
 }
 
 impl Reason {
     /// Every reason, in the order of its code.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::None,
         Self::InvalidHeader,
         Self::InvalidShape,
@@ -84,6 +86,7 @@ impl Reason {
         Self::Disconnected,
         Self::DeadlineExpired,
         Self::Internal,
+        Self::Rule,
     ];
 
     /// The reason of a code in shared memory.
@@ -115,6 +118,7 @@ impl Reason {
             Self::Disconnected => "disconnected",
             Self::DeadlineExpired => "deadline_expired",
             Self::Internal => "internal",
+            Self::Rule => "rule",
         }
     }
 }

@@ -212,7 +212,7 @@ fn an_answer_is_laid_out_as_documented() {
             ("receipt.batch_size", 162, &[0x22, 0x21]),
             ("receipt.attempt", 164, &0x3132_3334_u32.to_le_bytes()),
             ("receipt.model_version", 168, &0x4142_4344_u32.to_le_bytes()),
-            ("receipt.reserved", 172, &0x5152_5354_u32.to_le_bytes()),
+            ("receipt.age_ms", 172, &0x5152_5354_u32.to_le_bytes()),
             ("receipt.variant", 176, &name::<16>("int8")),
             ("shape", 192, &dims([6, 5, 4, 3, 2, 0xf1f2_f3f4])),
             ("number", 216, &0x7172_7374_u32.to_le_bytes()),
@@ -238,7 +238,7 @@ fn codes_are_fixed() {
     assert!(Urgency::ALL.iter().enumerate().all(|(code, urgency)| *urgency as usize == code));
     assert!(Stage::ALL.iter().enumerate().all(|(code, stage)| *stage as usize == code));
     assert!(Kind::ALL.iter().zip(1..).all(|(kind, code)| *kind as u16 == code));
-    assert_eq!((Dtype::Bool as u8, Reason::Internal as u8, Outcome::Cancelled as u8), (8, 18, 5));
+    assert_eq!((Dtype::Bool as u8, Reason::Rule as u8, Outcome::Cancelled as u8), (8, 19, 5));
     assert_eq!((Kind::Error as u16, Stage::Answer as u8, PayloadKind::EncodedAudio as u8), (9, 9, 4));
     let names = |names: &[&str]| names.join(" ");
     assert_eq!(names(&Role::ALL.map(Role::name)), "submit critical operate peer");
