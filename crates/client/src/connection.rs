@@ -236,6 +236,9 @@ pub(crate) async fn submit(inner: &Arc<Inner>, job: Job, payload: Bytes) -> Resu
         let bytes = inner.bytes.acquire_many(bytes).await.map_err(|_| ClientError::Closed)?;
         Ok::<_, ClientError>((jobs, bytes))
     };
+    if header.freshness_us > 0 {
+        header.digest = digest(&payload).await;
+    }
     let wait = Duration::from_micros(header.budget_us) + Duration::from_millis(SILENCE_MS_MAX);
     let exchange = async {
         let _credits = credits.await?;
@@ -251,6 +254,17 @@ pub(crate) async fn submit(inner: &Arc<Inner>, job: Job, payload: Bytes) -> Resu
         answer.await.map_err(|_| ClientError::Closed)?
     };
     tokio::time::timeout(wait, exchange).await.map_err(|_| ClientError::Silent { waited_ms: SILENCE_MS_MAX })?
+}
+
+/// SHA-256 of a payload; a long one is hashed on another thread.
+async fn digest(payload: &Bytes) -> [u8; 32] {
+    use sha2::{Digest, Sha256};
+    if !is_large(payload) {
+        return Sha256::digest(payload).into();
+    }
+    let shared = payload.clone();
+    let hashed = tokio::task::spawn_blocking(move || Sha256::digest(&shared).into()).await;
+    hashed.unwrap_or_else(|_| Sha256::digest(payload).into())
 }
 
 pub(crate) async fn query(inner: &Inner, question: &str) -> Result<String, ClientError> {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::board::DeviceStatus;
-use crate::engine::{EngineSnapshot, PlanStatus};
+use crate::engine::{EdgeStatus, EngineSnapshot, PlanStatus};
 
 /// Everything that `sensorium status` shows.
 #[derive(Clone, Debug, Serialize)]
@@ -20,4 +20,6 @@ pub struct NodeStatus {
     pub devices: Vec<DeviceStatus>,
     pub engine: EngineSnapshot,
     pub plan: PlanStatus,
+    #[serde(flatten)]
+    pub edge: EdgeStatus,
 }

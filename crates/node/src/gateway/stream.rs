@@ -174,6 +174,10 @@ impl Stream {
                 Reason::CreditsExceeded,
                 format!("{jobs} jobs and {bytes} payload bytes in flight on this connection; the grant is smaller"),
             ))
+        } else if let Some(answer) = engine.at_once(peer.caller, header, prelude.payload_bytes, header_ns) {
+            engine.send(reply, answer);
+            self.sink = Sink::Discard;
+            return if own_stream { Err(StreamEnd::Stopped) } else { Ok(()) };
         } else {
             engine.admit(peer.caller, header, prelude.payload_bytes)
         };
@@ -232,7 +236,7 @@ impl Stream {
         let peer = &self.peer;
         match std::mem::replace(&mut self.sink, Sink::Discard) {
             Sink::Discard => {}
-            Sink::Job { admitted, reply, .. } => peer.gateway.engine.submit(*admitted, reply),
+            Sink::Job { admitted, reply, .. } => peer.gateway.engine.verify_and_submit(admitted, reply).await,
             Sink::Question(question) => self.answer(&String::from_utf8_lossy(&question)),
             Sink::Upload(upload) => match upload.finish().await {
                 Ok((header, media)) => {
