@@ -139,7 +139,8 @@ impl Inference {
             .with_shape(request.shape)
             .ok_or_else(|| (Reason::Internal, 0, "a session's job has too many dimensions".to_owned()))?;
         if let Some(answer) = self.engine.at_once(self.caller, &header, bytes, now_ns()) {
-            return Err((Reason::Rule, 0, format!("rule: {}", answer.text())));
+            // Gaps are named by what comes before the first colon.
+            return Err((Reason::Rule, 0, format!("a rule says {}", answer.text())));
         }
         let mut admitted = self
             .engine
