@@ -11,7 +11,7 @@ use sensorium_wire::{
     AnswerHeader, BodyKind, Dtype, JobId, Kind, Name, Outcome, Principal, Reason, Role, SubmitHeader,
 };
 use serde_json::Value;
-use support::{Node, block_on, complaint, quiet_second, sensorium};
+use support::{Node, block_on, complaint, quiet_second, sensorium, signal_process};
 
 fn echo(sequence: u64) -> Job {
     Job::tensor("identity", Dtype::U8, &[4]).deadline_ms(60_000).stream(9, sequence, 0, 0)
@@ -302,6 +302,25 @@ fn a_node_without_a_cache_runs_every_job() {
         assert!(done && answer["receipt"]["cached"] == false, "{answer}");
     }
     assert!(node.status().unwrap()["cache"].is_null());
+}
+
+/// The worker is stopped, as good as gone: nothing that it would have to say is heard.
+#[test]
+fn rules_and_cache_need_no_worker() {
+    let node = Node::start(RULES);
+    let worker = node.worker_pid();
+    block_on(async {
+        let client = node.client().await;
+        let job = || Job::tensor("identity", Dtype::U8, &[4]).deadline_ms(60_000).fresh_within_ms(60_000);
+        assert!(client.submit(job(), b"abcd".to_vec()).await.unwrap().is_result());
+        signal_process(worker, "STOP");
+        let known = client.submit(job(), b"abcd".to_vec()).await.unwrap();
+        assert_eq!((known.header.receipt.cached, &known.payload[..]), (1, &b"abcd"[..]));
+        assert_eq!(text(&client.submit(echo(1), b"abcd".to_vec()).await.unwrap()), "the porter knows");
+        signal_process(worker, "CONT");
+        client.close().await;
+    });
+    node.proves_healthy();
 }
 
 #[test]

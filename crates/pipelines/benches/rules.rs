@@ -6,24 +6,29 @@ use std::time::Instant;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use hdrhistogram::Histogram;
-use sensorium_pipelines::rules::{Facts, On, RuleSet, RuleSpec, StreamState, Then};
+use sensorium_pipelines::rules::{
+    Facts, On, RULE_ITEMS_MAX, RULES_STEPS_MAX, Rule, RuleSet, RuleSpec, StreamState, Then,
+};
 use sensorium_wire::Name;
 use sensorium_wire::result::{Detection, ModelResult};
 use sensorium_wire::submit::SubmitHeader;
 
 const RULES: usize = 20;
-const ROUNDS: usize = 100_000;
+const ROUNDS: usize = 20_000;
 
-fn rules(condition: impl Fn(usize) -> String) -> RuleSet {
-    let spec = |at: usize| RuleSpec {
+fn spec(at: usize, when: String) -> RuleSpec {
+    RuleSpec {
         name: format!("rule-{at}"),
         on: On::Result,
-        when: condition(at),
+        when,
         then: Then::Alert,
         text: "seen".to_owned(),
         for_ms: None,
-    };
-    let specs: Vec<_> = (0..RULES).map(spec).collect();
+    }
+}
+
+fn rules(condition: impl Fn(usize) -> String) -> RuleSet {
+    let specs: Vec<_> = (0..RULES).map(|at| spec(at, condition(at))).collect();
     RuleSet::compile(&specs).expect("these conditions are sound")
 }
 
@@ -57,6 +62,7 @@ fn bench(criterion: &mut Criterion) {
         ("over fields", rules(over_fields), objects(0)),
         ("over 9 objects (63 values)", rules(over_objects), objects(9)),
         ("over 64 objects (448 values)", rules(over_objects), objects(64)),
+        ("as costly as rules may be", costly(), objects(RULE_ITEMS_MAX)),
     ];
     for (name, rules, result) in &cases {
         let facts = Facts {
@@ -73,6 +79,20 @@ fn bench(criterion: &mut Criterion) {
         report(name, &spread(round));
     }
     group.finish();
+}
+
+/// Two rules that compare every object with every other, and so come close to what all rules together may cost.
+fn costly() -> RuleSet {
+    let pairs = |at: usize| {
+        format!(
+            "result.detections.exists(a, result.detections.exists(b, a.label != b.label && a.box[3] - b.box[3] > {at}.0))"
+        )
+    };
+    let specs: Vec<_> = (0..2).map(|at| spec(at, pairs(at))).collect();
+    let set = RuleSet::compile(&specs).expect("they are just let through");
+    let steps: u64 = set.rules().iter().map(Rule::steps_max).sum();
+    assert!(steps > RULES_STEPS_MAX / 4 * 3, "{steps}");
+    set
 }
 
 fn stream() -> StreamState {

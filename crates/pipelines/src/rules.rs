@@ -36,11 +36,11 @@ pub const RULE_NAME_BYTES_MAX: usize = 32;
 /// Deepest nesting of a condition's parts.
 pub const RULE_DEPTH_MAX: usize = 32;
 /// Items of a list of a result that rules look at; those after are not seen. Models give the best ones first.
-pub const RULE_ITEMS_MAX: usize = 128;
+pub const RULE_ITEMS_MAX: usize = 100;
 /// Most steps that one condition may take in the worst case. A step is a few nanoseconds.
-pub const RULE_STEPS_MAX: u64 = 500_000;
+pub const RULE_STEPS_MAX: u64 = 250_000;
 /// Most steps that all conditions together may take in the worst case.
-pub const RULES_STEPS_MAX: u64 = 1_000_000;
+pub const RULES_STEPS_MAX: u64 = 500_000;
 /// Streams whose latest state is known; the one that was longest silent goes first.
 pub const STREAMS_MAX: usize = 4096;
 /// Labels of one kind that a stream's state holds; later ones are not counted.

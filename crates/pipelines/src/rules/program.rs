@@ -47,6 +47,8 @@ pub(super) enum Node {
     /// The same where at least one side is a double.
     CompareDoubles(Comparison, Box<Self>, Box<Self>),
     Arithmetic(Operator, Box<Self>, Box<Self>),
+    /// The same on doubles.
+    Doubles(Operator, Box<Self>, Box<Self>),
     Negate(Box<Self>),
     Size(Box<Self>),
     Text(TextTest, Box<Self>, Box<Self>),
@@ -137,6 +139,7 @@ impl Node {
             },
             Self::Size(of) => size(of.run(facts, locals)?)?,
             Self::ToDouble(of) => Value::Double(of.double(facts, locals)?),
+            Self::Doubles(..) => Value::Double(self.double(facts, locals)?),
             Self::ToInt(of) => Value::Int(of.run(facts, locals)?.to_int()?),
             Self::Count(range) => {
                 let mut count = 0;
@@ -179,10 +182,13 @@ impl Node {
             Self::And(left, right) => logical(false, left, right, facts, locals)?,
             Self::Or(left, right) => logical(true, left, right, facts, locals)?,
             Self::Not(of) => !of.test(facts, locals)?,
-            Self::Equal(left, right) => left.run(facts, locals)?.equals(right.run(facts, locals)?),
-            Self::IsText(of, text, name) => match (of.run(facts, locals)?, name) {
-                (Value::Name(of), Some(name)) => of == name,
-                (of, _) => of.text()? == text,
+            Self::Equal(left, right) => match (left.label(locals), right.label(locals)) {
+                (Some(left), Some(right)) if left == right => true,
+                _ => left.run(facts, locals)?.equals(right.run(facts, locals)?),
+            },
+            Self::IsText(of, text, name) => match (of.label(locals), name) {
+                (Some(label), Some(name)) => label == name,
+                _ => of.run(facts, locals)?.equals(Value::Text(text)),
             },
             Self::Compare(comparison, left, right) => {
                 let order = left.run(facts, locals)?.compare(right.run(facts, locals)?)?;
@@ -209,8 +215,54 @@ impl Node {
     /// [`Self::run`] of a part that is a number.
     fn double<'a>(&'a self, facts: &Facts<'a>, locals: &mut Locals<'a>) -> Result<f64, Fault> {
         match self {
-            Self::Constant(Constant::Double(value)) => Ok(*value),
-            _ => self.run(facts, locals)?.to_double(),
+            Self::Constant(Constant::Double(value)) => return Ok(*value),
+            Self::Doubles(operator, left, right) => {
+                let left = left.double(facts, locals)?;
+                return operator.of_doubles(left, right.double(facts, locals)?);
+            }
+            // What loops over objects ask most, on the short way.
+            Self::Field(base, Field::DetectionScore) => {
+                if let Some(Value::Detection(found)) = base.local(locals) {
+                    return Ok(f64::from(found.score));
+                }
+            }
+            Self::Index(list, place) => {
+                if let (Self::Field(base, Field::DetectionBox), Self::Constant(Constant::Int(place))) =
+                    (&**list, &**place)
+                    && let Some(Value::Detection(found)) = base.local(locals)
+                {
+                    let place = usize::try_from(*place).ok();
+                    return place
+                        .and_then(|place| found.bbox.get(place))
+                        .map(|side| f64::from(*side))
+                        .ok_or(Fault::Index);
+                }
+            }
+            _ => {}
+        }
+        self.run(facts, locals)?.to_double()
+    }
+
+    /// The item that a part is, when it is just one.
+    fn local<'a>(&self, locals: &Locals<'a>) -> Option<Value<'a>> {
+        match self {
+            Self::Local(scope) => locals.get(*scope).copied(),
+            _ => None,
+        }
+    }
+
+    /// The label that a part is, when it is just that of an item.
+    fn label<'a>(&self, locals: &Locals<'a>) -> Option<&'a ShortName> {
+        match self {
+            Self::Field(base, Field::DetectionLabel | Field::ClassLabel | Field::KeypointLabel) => {
+                match base.local(locals)? {
+                    Value::Detection(found) => Some(&found.label),
+                    Value::Class(class) => Some(&class.label),
+                    Value::Keypoint(point) => Some(&point.label),
+                    _ => None,
+                }
+            }
+            _ => None,
         }
     }
 }
@@ -270,7 +322,8 @@ fn quantify<'a>(
 }
 
 impl Range {
-    /// Calls `visit` with each item in the range's scope, for as long as it says to go on.
+    /// Calls `visit` with each item in the range's scope, for as long as it says to go on. Filters are asked about every
+    /// item even so: to CEL they come before the loop, and a fault in one is a fault of the whole.
     fn each<'a>(
         &'a self,
         facts: &Facts<'a>,
@@ -278,6 +331,7 @@ impl Range {
         mut visit: impl FnMut(&mut Locals<'a>) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
         let list = self.list.run(facts, locals)?.list()?;
+        let mut goes_on = true;
         'items: for place in 0..list.len() {
             let item = list.get(place).ok_or(Fault::Index)?;
             *locals.get_mut(self.scope).ok_or(Fault::Type)? = item;
@@ -286,7 +340,8 @@ impl Range {
                     continue 'items;
                 }
             }
-            if !visit(locals)? {
+            goes_on = goes_on && visit(locals)?;
+            if !goes_on && self.filters.is_empty() {
                 break;
             }
         }
@@ -320,14 +375,17 @@ impl Operator {
             };
             return result.map(Value::Int).ok_or(Fault::Overflow);
         }
-        let (Value::Double(a), Value::Double(b)) = (left, right) else { return Err(Fault::Type) };
-        Ok(Value::Double(match self {
+        Err(Fault::Type)
+    }
+
+    fn of_doubles(self, a: f64, b: f64) -> Result<f64, Fault> {
+        Ok(match self {
             Self::Add => a + b,
             Self::Subtract => a - b,
             Self::Multiply => a * b,
             Self::Divide => a / b,
             Self::Remainder => return Err(Fault::Type),
-        }))
+        })
     }
 }
 

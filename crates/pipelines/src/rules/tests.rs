@@ -96,6 +96,9 @@ fn what_is_not_there_is_a_fault_unless_it_does_not_matter() {
     assert_eq!(ask("stream.speech && job.stream == 3"), Ok(false));
     assert_eq!(ask("result.detections.exists(d, 1 / (d.class - 3) == 1 || d.label == \"car\")"), Ok(true));
     assert_eq!(ask("result.detections.exists(d, 1 / (d.class - 3) == 1)"), Err(Fault::Division));
+    // But a filter is asked about everything before anything is looked for.
+    let filtered = "result.detections.filter(d, d.score > 0.6 || stream.speech).exists(d, d.label == \"person\")";
+    assert!(matches!(ask(filtered), Err(Fault::Missing(_))));
 }
 
 #[test]

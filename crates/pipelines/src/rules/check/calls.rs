@@ -138,7 +138,8 @@ impl Checker<'_> {
             let hint = if a.of.is_number() && b.of.is_number() { "; double() and int() convert" } else { "" };
             return self.wrong(part, format!("a {} and a {} cannot be reckoned with here{hint}", a.of, b.of));
         }
-        let node = Node::Arithmetic(by, Box::new(a.node), Box::new(b.node));
+        let join = if a.of == Type::Double { Node::Doubles } else { Node::Arithmetic };
+        let node = join(by, Box::new(a.node), Box::new(b.node));
         Ok(Typed::new(node, a.of, add(a.steps, b.steps)))
     }
 
