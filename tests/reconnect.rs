@@ -108,6 +108,11 @@ fn what_was_taken_back_is_told_before_the_client_is_closed() {
             status["engine"]["accepted"] == 8
         };
         while !accepted().await {}
+        jobs.pop();
+        // What the node says of a job that was taken back reaches nobody any more.
+        while client.stray_answers() == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
         drop(jobs);
         client.close().await;
     });

@@ -19,6 +19,7 @@ use sensorium_processing::{npy as npy_file, sound};
 use sensorium_transport::{FrameReader, Step};
 use sensorium_wire::codec::{self, Message};
 use sensorium_wire::frame::{FrameError, Kind, Prelude};
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallHeader};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
 use sensorium_wire::tensor::tensor_bytes;
 use sensorium_wire::{AnswerHeader, Event, Principal, SubmitHeader, limits, result::ModelResult};
@@ -70,12 +71,21 @@ fn read_header(prelude: &Prelude, header: &[u8]) {
             }
         }
         Kind::Answer => {
-            if let Ok(answer) = codec::decode_header::<AnswerHeader>(prelude.kind, header) {
+            if let Ok(answer) = codec::decode_answer(header) {
                 assert!(answer.dims().len() <= limits::RANK_MAX);
+                assert!(answer.hops().len() <= limits::HOPS_MAX);
             }
         }
         Kind::Cancel => drop(codec::decode_header::<CancelHeader>(prelude.kind, header)),
         Kind::Session => drop(codec::decode_header::<SessionHeader>(prelude.kind, header)),
+        Kind::Forward => {
+            if let Ok(forward) = codec::decode_header::<ForwardHeader>(prelude.kind, header) {
+                checked(&forward.submit, prelude.payload_bytes);
+            }
+        }
+        Kind::Hello => drop(codec::decode_header::<HelloHeader>(prelude.kind, header)),
+        Kind::Checkpoint => drop(codec::decode_header::<CheckpointHeader>(prelude.kind, header)),
+        Kind::Recall => drop(codec::decode_header::<RecallHeader>(prelude.kind, header)),
         Kind::Event | Kind::Query | Kind::Reply | Kind::Error => {}
     }
 }

@@ -7,6 +7,7 @@
     reason = "each test binary is a crate of its own, uses a part of it, and fails where it cannot go on"
 )]
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +17,8 @@ use sensorium_transport::pki::Authority;
 use sensorium_wire::{Dtype, PixelFormat, Principal, Role, Tier};
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub mod cluster;
 
 /// How long anything is waited for. Slow machines are slow; nothing is judged by it.
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -53,6 +56,8 @@ pub struct Node {
     pub data: TempDir,
     child: Child,
     log: PathBuf,
+    /// What it was started with, but for the data directory.
+    arguments: Vec<OsString>,
 }
 
 impl Node {
@@ -91,19 +96,15 @@ impl Node {
         let path = data.path().join("test.toml");
         let addresses = "listen = \"127.0.0.1:0\"\nlisten_cluster = \"127.0.0.1:0\"\n";
         std::fs::write(&path, format!("{addresses}{config}")).unwrap();
+        let fixed = [OsString::from("--config"), path.into_os_string()];
+        Self::launch_with(data, fixed.into_iter().chain(arguments.iter().map(OsString::from)).collect())
+    }
+
+    /// Starts a node on a data directory with these arguments; it listens when this returns.
+    pub fn launch_with(data: TempDir, arguments: Vec<OsString>) -> Self {
         let log = data.path().join("log");
-        let child = sensorium()
-            .args(["node", "--config"])
-            .arg(&path)
-            .arg("--data")
-            .arg(data.path())
-            .args(arguments)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let mut node = Self { data, child, log };
+        let child = spawn(data.path(), &arguments, &log);
+        let mut node = Self { data, child, log, arguments };
         let began = Instant::now();
         while !node.data.path().join("node.json").exists() {
             assert!(node.child.try_wait().unwrap().is_none(), "the node ended: {}", node.log());
@@ -201,6 +202,12 @@ impl Node {
     }
 }
 
+fn spawn(data: &Path, arguments: &[OsString], log: &Path) -> Child {
+    let mut command = sensorium();
+    command.arg("node").args(arguments).arg("--data").arg(data).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.stdout(Stdio::null()).stderr(std::fs::File::create(log).unwrap()).spawn().unwrap()
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -243,16 +250,7 @@ impl Node {
             self.signal("TERM");
             assert!(self.wait(), "the node did not end well: {}", self.log());
         }
-        self.child = sensorium()
-            .args(["node", "--config"])
-            .arg(self.data.path().join("test.toml"))
-            .arg("--data")
-            .arg(self.data.path())
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&self.log).unwrap())
-            .spawn()
-            .unwrap();
+        self.child = spawn(self.data.path(), &self.arguments, &self.log);
         self.wait_until("a device is ready", |status| status["devices"][0]["state"] == "ready");
     }
 

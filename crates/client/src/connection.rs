@@ -5,10 +5,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use sensorium_transport::{ALPN_API, Dialer, FrameReader, Outbox, Step};
-use sensorium_wire::codec::decode_answer;
-use sensorium_wire::{AnswerHeader, Kind, Urgency};
+use sensorium_transport::{ALPN_API, Dialer, Outbox};
+use sensorium_wire::Urgency;
 
 use crate::dial::{self, Dialled, HEAD_START_MS};
 use crate::inner::{ConnectedNode, Inner, Live, priority};
@@ -75,7 +73,7 @@ fn install(inner: &Arc<Inner>, dialled: Dialled) -> Link {
             tokio::spawn(read_answers(weak.clone(), number, stream));
         }
     });
-    inner.apply(&grant);
+    inner.credits.apply(&grant);
     let node = ConnectedNode { name: grant.node.as_str().to_owned(), address };
     inner.install(Live { number, node, connection: connection.clone(), outboxes, writers: writers.into() }, skipped);
     Link { number, address, connection }
@@ -180,41 +178,13 @@ async fn coalesced(inner: Weak<Inner>, number: u64, connection: quinn::Connectio
 }
 
 /// Reads answers from one stream until it ends.
-pub(crate) async fn read_answers(inner: Weak<Inner>, number: u64, mut stream: quinn::RecvStream) {
-    let mut reader = FrameReader::default();
-    let mut chunks: [Bytes; 32] = std::array::from_fn(|_| Bytes::new());
-    let mut current: Option<(u64, AnswerHeader, Vec<u8>)> = None;
-    while let Ok(Some(count)) = stream.read_chunks(&mut chunks).await {
-        let Some(inner) = inner.upgrade() else { return };
-        for chunk in &mut chunks[..count] {
-            let chunk = std::mem::take(chunk);
-            let mut input = &chunk[..];
-            loop {
-                match reader.step(&mut input) {
-                    Ok(Step::More) => break,
-                    Ok(Step::Head(prelude)) if prelude.kind == Kind::Answer => match decode_answer(reader.header()) {
-                        Ok(header) => {
-                            let bytes = usize::try_from(prelude.payload_bytes).unwrap_or(0);
-                            current = Some((prelude.correlation, header, Vec::with_capacity(bytes)));
-                        }
-                        Err(error) => return tracing::warn!(%error, "answer"),
-                    },
-                    Ok(Step::Head(prelude)) => tracing::warn!(kind = ?prelude.kind, "unexpected frame from the node"),
-                    Ok(Step::Payload(bytes)) => {
-                        if let Some((_, _, payload)) = &mut current {
-                            payload.extend_from_slice(bytes);
-                        }
-                    }
-                    Ok(Step::End) => {
-                        if let Some((correlation, header, payload)) = current.take() {
-                            inner.complete(number, correlation, header, &payload.into());
-                        }
-                    }
-                    Err(error) => return tracing::warn!(%error, "answers"),
-                }
-            }
-        }
-    }
+pub(crate) async fn read_answers(inner: Weak<Inner>, number: u64, stream: quinn::RecvStream) {
+    sensorium_transport::read_answers(stream, |correlation, header, payload| {
+        let Some(inner) = inner.upgrade() else { return false };
+        inner.complete(number, correlation, header, &payload);
+        true
+    })
+    .await;
 }
 
 #[cfg(test)]

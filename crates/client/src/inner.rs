@@ -11,11 +11,12 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use sensorium_transport::{Dialer, Outbox, Payload};
 use sensorium_wire::codec::FrameWriter;
-use sensorium_wire::session::{CancelHeader, GrantHeader};
-use sensorium_wire::{AnswerHeader, JobId, Kind, Outcome, Reason, SubmitHeader, Urgency, limits};
-use tokio::sync::{Semaphore, oneshot, watch};
+use sensorium_wire::session::CancelHeader;
+use sensorium_wire::{AnswerHeader, JobId, Kind, Outcome, Reason, SubmitHeader, Urgency};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::credits::Credits;
 use crate::loan::Pool;
 use crate::pending::{Pending, Waiter};
 use crate::transit::Transit;
@@ -37,10 +38,7 @@ pub(crate) struct Inner {
     pub(crate) config: ClientConfig,
     pub(crate) dialer: Dialer,
     pub(crate) pool: Pool,
-    pub(crate) jobs: Semaphore,
-    pub(crate) bytes: Semaphore,
-    /// What the semaphores were filled up to.
-    pub(crate) granted: Mutex<(u32, u64)>,
+    pub(crate) credits: Credits,
     pub(crate) reconnects: AtomicU32,
     pub(crate) stray_answers: AtomicU64,
     /// Number of the last connection that was given up because its node is stopping.
@@ -76,15 +74,21 @@ pub(crate) struct Live {
     pub(crate) writers: Vec<JoinHandle<()>>,
 }
 
+impl Live {
+    /// Ends it at once; what is queued is lost.
+    fn close(&self) {
+        self.outboxes.iter().for_each(Outbox::close);
+        self.connection.close(0_u32.into(), b"client closed");
+    }
+}
+
 impl Inner {
     pub(crate) fn new(config: ClientConfig, dialer: Dialer) -> Self {
         Self {
             config,
             dialer,
             pool: Pool::default(),
-            jobs: Semaphore::new(0),
-            bytes: Semaphore::new(0),
-            granted: Mutex::new((0, 0)),
+            credits: Credits::default(),
             reconnects: AtomicU32::new(0),
             stray_answers: AtomicU64::new(0),
             leaving: watch::Sender::new(0),
@@ -139,25 +143,12 @@ impl Inner {
         self.state.lock().ended.is_some()
     }
 
-    /// Brings the credits to what is granted. What is out stays out, so a smaller grant is reached as answers come.
-    pub(crate) fn apply(&self, grant: &GrantHeader) {
-        let jobs = grant.jobs_in_flight_max.min(limits::JOBS_IN_FLIGHT_MAX);
-        let bytes = grant.bytes_in_flight_max.min(limits::BYTES_IN_FLIGHT_MAX);
-        let mut granted = self.granted.lock();
-        self.jobs.add_permits(jobs.saturating_sub(granted.0) as usize);
-        self.bytes.add_permits(usize::try_from(bytes.saturating_sub(granted.1)).unwrap_or(0));
-        let fewer_jobs = self.jobs.forget_permits(granted.0.saturating_sub(jobs) as usize);
-        let fewer_bytes = self.bytes.forget_permits(usize::try_from(granted.1.saturating_sub(bytes)).unwrap_or(0));
-        granted.0 = jobs.max(granted.0.saturating_sub(u32::try_from(fewer_jobs).unwrap_or(u32::MAX)));
-        granted.1 = bytes.max(granted.1.saturating_sub(fewer_bytes as u64));
-    }
-
     /// A connection is up: everything that is on no other goes out on it.
     pub(crate) fn install(self: &Arc<Self>, live: Live, skipped: Vec<FailedDial>) {
         let round_trip_ns = u64::try_from(live.connection.rtt().as_nanos()).unwrap_or(u64::MAX);
         let mut state = self.state.lock();
         if state.ended.is_some() {
-            return;
+            return live.close();
         }
         state.transit = Transit::new(round_trip_ns);
         state.skipped = skipped;
@@ -279,8 +270,8 @@ impl Inner {
         tracing::debug!(node = live.node.name, address = %live.node.address, "the node is stopping");
         state.lingering.push(live);
         if state.lingering.len() > NODES_MAX {
-            let oldest = state.lingering.remove(0);
-            oldest.connection.close(0_u32.into(), b"stopping for too long");
+            // Its jobs go elsewhere when the one that watches it hears of its end.
+            state.lingering[0].connection.close(0_u32.into(), b"too many nodes are stopping");
         }
         self.leaving.send_replace(number);
     }
@@ -345,10 +336,11 @@ impl Inner {
 
     /// Ends everything, after what is queued has been sent; what is unanswered fails.
     pub(crate) async fn close(self: &Arc<Self>) {
-        let (live, _lingering) = {
+        let (live, lingering) = {
             let mut state = self.state.lock();
             (state.live.take(), std::mem::take(&mut state.lingering))
         };
+        lingering.iter().for_each(Live::close);
         self.end(|| ClientError::Closed);
         if let Some(live) = live {
             live.outboxes.iter().for_each(Outbox::finish);
@@ -367,9 +359,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let state = self.state.get_mut();
-        for live in state.live.iter().chain(&state.lingering) {
-            live.outboxes.iter().for_each(Outbox::close);
-        }
+        state.live.iter().chain(&state.lingering).for_each(Live::close);
         self.dialer.close("client closed");
     }
 }

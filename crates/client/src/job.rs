@@ -62,7 +62,8 @@ impl Job {
     }
 
     /// Time from `submit` to the answer, in milliseconds. A job that cannot make it is refused or expires. 0 is past at
-    /// once.
+    /// once. What the way to the node and back is expected to take is kept back ([`crate::Client::expected_transit`]): a
+    /// refusal names the rest.
     #[must_use]
     pub fn deadline_ms(self, deadline_ms: u64) -> Self {
         self.deadline_us(deadline_ms.saturating_mul(1000))

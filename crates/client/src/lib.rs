@@ -27,6 +27,7 @@
 mod answer;
 mod config;
 mod connection;
+mod credits;
 mod dial;
 mod error;
 mod inner;

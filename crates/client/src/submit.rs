@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sensorium_wire::{JobId, Outcome, SubmitHeader, limits};
+use sensorium_wire::{JobId, Outcome, SubmitHeader};
 
 use crate::inner::Inner;
 use crate::{Answer, ClientError, Job};
@@ -48,13 +48,8 @@ pub(crate) async fn submit(inner: &Arc<Inner>, job: Job, payload: Bytes) -> Resu
 async fn once(inner: &Arc<Inner>, mut header: SubmitHeader, payload: Bytes) -> Result<Answer, ClientError> {
     let began = Instant::now();
     let (job_id, budget) = (header.job_id, Duration::from_micros(header.budget_us));
-    // A payload that could never be sent is not worth waiting for credits: the node would refuse it by its header.
-    let bytes = u32::try_from(payload.len().min(usize::try_from(limits::BYTES_IN_FLIGHT_MAX).unwrap_or(usize::MAX)))
-        .map_err(|_| ClientError::Invalid("payload of more than 4 GiB".to_owned()))?;
-    let bytes = bytes.min(u32::try_from(inner.granted.lock().1).unwrap_or(u32::MAX));
     let exchange = async {
-        let _jobs = inner.jobs.acquire().await.map_err(|_| ClientError::Closed)?;
-        let _bytes = inner.bytes.acquire_many(bytes).await.map_err(|_| ClientError::Closed)?;
+        let _credits = inner.credits.take(payload.len()).await?;
         // The deadline counts from the call: what was spent waiting for credits is gone.
         let waited_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         header.budget_us = header.budget_us.saturating_sub(waited_us);

@@ -29,7 +29,7 @@ use crate::{ENTRIES_MAX, HOPS_MAX, LoadEntry, LoadReport, NodeId};
 /// Pause before dialling again, in milliseconds: the first, doubled with every failure, up to the longest. Each is
 /// lengthened or shortened by up to a quarter, so that children that lost one parent do not come back in step.
 pub const DIAL_PAUSE_MS_MIN: u64 = 50;
-pub const DIAL_PAUSE_MS_MAX: u64 = 2_000;
+pub const DIAL_PAUSE_MS_MAX: u64 = 400;
 /// A dial that is neither answered nor refused for so long has failed, in milliseconds.
 pub const DIAL_MS_MAX: u64 = 5_000;
 

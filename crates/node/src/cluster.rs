@@ -16,10 +16,12 @@ mod envoy;
 mod foresight;
 mod forward;
 mod link;
+mod rollcall;
 mod serve;
 mod status;
 mod trips;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -42,6 +44,7 @@ pub use trips::Origin;
 
 use foresight::Foresight;
 use link::Link;
+use rollcall::SeenNode;
 use trips::Trips;
 
 /// Which node of which cluster this is.
@@ -64,6 +67,8 @@ pub struct Cluster {
     links: DashMap<NodeId, Arc<Link>>,
     trips: Mutex<Trips>,
     foresight: Mutex<Foresight>,
+    /// What nodes in reach said of themselves last, by name.
+    seen: Mutex<BTreeMap<String, SeenNode>>,
     counters: Counters,
     /// Where the tasks of links run.
     io: Handle,
@@ -97,6 +102,7 @@ impl Cluster {
             links: DashMap::new(),
             trips: Mutex::default(),
             foresight: Mutex::default(),
+            seen: Mutex::default(),
             counters: Counters::default(),
             io,
         })

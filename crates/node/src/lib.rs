@@ -20,8 +20,8 @@ mod session;
 mod status;
 mod threads;
 
-pub use config::{ConfigError, NodeConfig};
 pub use cluster::Membership;
+pub use config::{ConfigError, NodeConfig};
 pub use data::{DataDirectory, DataError, NodeFile};
 pub use node::{Node, NodeError, NodeOptions};
 pub use status::NodeStatus;

@@ -15,9 +15,7 @@ use sensorium_models::{ModelError, ModelPackage};
 use sensorium_pipelines::EvidenceSpec;
 use sensorium_scheduler::DeviceId;
 use sensorium_transport::pki::{self, Bundle};
-use sensorium_transport::{
-    ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness, PkiError,
-};
+use sensorium_transport::{ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness, PkiError};
 use sensorium_wire::Modality;
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -232,7 +230,11 @@ impl Node {
                 limits,
                 desk: Arc::clone(&desk),
             },
-            scheduler: SchedulerArgs { engine: Arc::clone(&engine), cluster: Arc::clone(&cluster), service_times: data.service_times() },
+            scheduler: SchedulerArgs {
+                engine: Arc::clone(&engine),
+                cluster: Arc::clone(&cluster),
+                service_times: data.service_times(),
+            },
             monitor: MonitorArgs { engine: Arc::clone(&engine), board: Arc::clone(&board) },
             cluster_listener: {
                 let (cluster, gateway) = (Arc::clone(&cluster), Arc::clone(&gateway));

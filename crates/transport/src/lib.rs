@@ -10,7 +10,9 @@ pub mod outbox;
 pub mod pki;
 
 pub use answers::read_answers;
-pub use endpoint::{ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness, peer_principal, protocol};
+pub use endpoint::{
+    ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness, peer_principal, protocol,
+};
 pub use frames::{FrameReader, Step};
 pub use outbox::{Outbox, OutboxError, Payload};
 pub use pki::PkiError;

@@ -12,8 +12,8 @@ use sensorium_wire::codec::{self, ANSWER_BYTES, Message, SUBMIT_BYTES_V0};
 use sensorium_wire::frame::{FrameError, PRELUDE_BYTES, VERSION};
 use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallHeader};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
-use sensorium_wire::{Dtype, Event, Kind, Modality, Outcome, PayloadKind, PixelFormat, Prelude, Reason};
 use sensorium_wire::{BodyKind, Role, Stage, SubmitHeader, Tier, Urgency, result::ModelResult};
+use sensorium_wire::{Dtype, Event, Kind, Modality, Outcome, PayloadKind, PixelFormat, Prelude, Reason};
 
 pub mod samples;
 

@@ -118,5 +118,8 @@ fn neighbours(cluster: &Value) {
             if neighbour["parent"] == true { ", parent" } else { "" },
             if reason.is_empty() || reason == "-" { String::new() } else { format!(": {reason}") },
         );
+        for device in cluster["seen"][text(neighbour, "name")]["devices"].as_array().into_iter().flatten() {
+            println!("    {} {}, {} restarts", text(device, "name"), text(device, "state"), device["restarts"]);
+        }
     }
 }

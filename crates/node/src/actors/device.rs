@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::board::{Board, DeviceState};
+use crate::cluster::{Answering, Envoy, Subject};
 use crate::engine::{Engine, LaneModel};
 use crate::lane_reader;
 use crate::restart::{History, Part, Verdict};
@@ -154,6 +155,16 @@ impl Actor for DeviceActor {
             // An actor that is gone has killed its worker when it was dropped.
             let _ = address.cast(DeviceMessage::Worker(event));
         })?;
+        let (board, device, node) = (Arc::clone(&args.board), args.device.0, args.engine.node);
+        let answering: Answering = Arc::new(move |question| match question {
+            "describe" => {
+                let mut status = serde_json::to_value(board.devices().get(device as usize)?).ok()?;
+                status["node"] = node.as_str().into();
+                Some(status.to_string())
+            }
+            _ => None,
+        });
+        Actor::spawn_linked(None, Envoy, (Subject::Device, answering), me.get_cell()).await?;
         let history = History::new(Part::Worker);
         let mut run = DeviceRun { args, supervisor: Some(supervisor), incarnation: 0, readers: Vec::new(), history };
         run.start()?;

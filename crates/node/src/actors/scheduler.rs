@@ -10,7 +10,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Answering, Cluster, Envoy, Subject};
 use crate::engine::Engine;
 
 /// How often it ticks, in milliseconds: how late an expiry may be noticed.
@@ -47,6 +47,17 @@ impl Actor for SchedulerActor {
         me: ActorRef<SchedulerMessage>,
         args: SchedulerArgs,
     ) -> Result<SchedulerArgs, ActorProcessingErr> {
+        let engine = Arc::clone(&args.engine);
+        let answering: Answering = Arc::new(move |question| match question {
+            "describe" => {
+                let mut plan = serde_json::to_value(engine.plan()).ok()?;
+                plan["node"] = engine.node.as_str().into();
+                plan["jobs_in_flight"] = engine.in_flight().into();
+                Some(plan.to_string())
+            }
+            _ => None,
+        });
+        Actor::spawn_linked(None, Envoy, (Subject::Scheduler, answering), me.get_cell()).await?;
         me.send_interval(Duration::from_millis(TICK_MS), || SchedulerMessage::Tick);
         me.send_interval(Duration::from_millis(KEEP_MS), || SchedulerMessage::KeepLearned);
         Ok(args)

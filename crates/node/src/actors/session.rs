@@ -8,8 +8,8 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use crate::desk::SessionGuard;
 use crate::cluster::Cluster;
+use crate::desk::SessionGuard;
 use crate::gateway::SessionRequest;
 use crate::session::{self, Events, SessionLimits};
 

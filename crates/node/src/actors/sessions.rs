@@ -12,8 +12,8 @@ use sensorium_wire::codec::put_frame;
 use tokio::runtime::Handle;
 
 use super::session::{SessionActor, SessionArgs};
-use crate::desk::NodeDesk;
 use crate::cluster::Cluster;
+use crate::desk::NodeDesk;
 use crate::gateway::SessionRequest;
 use crate::session::SessionLimits;
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use ractor_cluster::node::NodeConnectionMode;
 use ractor_cluster::{NodeServer, RactorMessage};
-use sensorium_cluster::{Command, Event, Hello, LoadEntry, LoadReport, Membership, ModelId, NodeId};
+use sensorium_cluster::{Command, Event, Hello, LoadEntry, LoadReport, Membership, ModelId, NodeId, Standing};
 use sensorium_device::clock::now_ns;
 use sensorium_transport::Dialer;
 use sensorium_wire::peer::HelloHeader;
@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 
 use super::control::{Control, ControlPlane, Plane};
 use super::envoy::{Answering, Envoy, Subject};
-use super::{Cluster, Standing};
+use super::{Cluster, rollcall};
 use crate::gateway::Gateway;
 
 /// Longest message between remote actors, in bytes; they carry questions, never jobs.
@@ -50,7 +50,7 @@ pub enum ClusterMessage {
     Tick,
     Judge { hello: Box<HelloHeader>, principal: Principal, reply: RpcReplyPort<Result<NodeId, String>> },
     Connected(Control),
-    Disconnected { peer: NodeId, instance: u64, reason: String },
+    Disconnected { control: Control, reason: String },
     DialFailed { peer: NodeId, reason: String },
     Report { peer: NodeId, report: LoadReport },
 }
@@ -63,6 +63,13 @@ pub struct ClusterState {
     /// Standings of the view before, to notice who has become silent.
     standings: HashMap<NodeId, Standing>,
     commands: Vec<Command>,
+    rollcall: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for ClusterState {
+    fn drop(&mut self) {
+        self.rollcall.abort();
+    }
 }
 
 impl Actor for ClusterActor {
@@ -104,8 +111,15 @@ impl Actor for ClusterActor {
         let plane = ControlPlane { actor: me.clone(), remote_actors, hello };
         *args.plane.lock() = Some(plane.clone());
         for parent in args.cluster.parents() {
-            args.cluster.io.spawn(keep_link(Arc::clone(&args.cluster), Arc::clone(&args.gateway), args.jobs.clone(), parent, me.clone()));
+            args.cluster.io.spawn(keep_link(
+                Arc::clone(&args.cluster),
+                Arc::clone(&args.gateway),
+                args.jobs.clone(),
+                parent,
+                me.clone(),
+            ));
         }
+        let rollcall = tokio::spawn(rollcall::repeat(Arc::clone(&args.cluster)));
         me.cast(ClusterMessage::Tick)?;
         Ok(ClusterState {
             args,
@@ -114,6 +128,7 @@ impl Actor for ClusterActor {
             connections: HashMap::new(),
             standings: HashMap::new(),
             commands: Vec::new(),
+            rollcall,
         })
     }
 
@@ -142,13 +157,13 @@ impl Actor for ClusterActor {
                 }
                 state.step(now, Event::Connected { peer, instance });
             }
-            ClusterMessage::Disconnected { peer, instance, reason } => {
-                if state.connections.get(&peer).is_some_and(|control| {
-                    control.instance == instance && control.connection.close_reason().is_some()
-                }) {
+            ClusterMessage::Disconnected { control: Control { peer, instance, connection }, reason } => {
+                let same = |known: &Control| known.connection.stable_id() == connection.stable_id();
+                if state.connections.get(&peer).is_some_and(same) {
                     state.connections.remove(&peer);
-                    state.step(now, Event::Disconnected { peer, instance, reason });
                 }
+                // Membership counts connections: it hears of the end of each one that it heard of.
+                state.step(now, Event::Disconnected { peer, instance, reason });
             }
             ClusterMessage::DialFailed { peer, reason } => state.step(now, Event::DialFailed { peer, reason }),
             ClusterMessage::Report { peer, report } => state.step(now, Event::Report { peer, report }),
@@ -181,12 +196,7 @@ impl Actor for ClusterActor {
     }
 }
 
-fn judge(
-    membership: &Membership,
-    now_ns: u64,
-    hello: &HelloHeader,
-    principal: &Principal,
-) -> Result<NodeId, String> {
+fn judge(membership: &Membership, now_ns: u64, hello: &HelloHeader, principal: &Principal) -> Result<NodeId, String> {
     let tier: Tier = hello.tier().ok_or_else(|| format!("{} names tier {}, which is none", hello.name, hello.tier))?;
     let hello = Hello {
         cluster: hello.cluster.to_string(),
@@ -289,8 +299,7 @@ async fn keep_link(
     while actor.get_status() != ractor::ActorStatus::Stopped {
         if cluster.stands(peer, Standing::Alive)
             && let Ok(connecting) = dialer.dial(parent.peer)
-            && let Ok(Ok(connection)) =
-                tokio::time::timeout(Duration::from_millis(LINK_PAUSE_MS_MAX), connecting).await
+            && let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_millis(LINK_PAUSE_MS_MAX), connecting).await
         {
             let Ok(principal) = sensorium_transport::peer_principal(&connection) else { continue };
             if NodeId::of(&principal.name) == peer {
@@ -304,6 +313,7 @@ async fn keep_link(
             }
         }
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-        pause_ms = if cluster.stands(peer, Standing::Alive) { (pause_ms * 2).min(LINK_PAUSE_MS_MAX) } else { LINK_PAUSE_MS };
+        pause_ms =
+            if cluster.stands(peer, Standing::Alive) { (pause_ms * 2).min(LINK_PAUSE_MS_MAX) } else { LINK_PAUSE_MS };
     }
 }

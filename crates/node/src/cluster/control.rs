@@ -97,7 +97,9 @@ impl ControlPlane {
         // Who dialled opens the stream and speaks first; that is how ractor_cluster's protocol goes.
         let (send, recv) = connection.open_bi().await.map_err(|error| explain(&error))?;
         let stream = Box::new(Stream { send, recv, peer: to.name.clone() });
-        ractor_cluster::client_connect_external(&self.remote_actors, stream).await.map_err(|error| error.to_string())?;
+        ractor_cluster::client_connect_external(&self.remote_actors, stream)
+            .await
+            .map_err(|error| error.to_string())?;
         Ok(control)
     }
 
@@ -168,28 +170,27 @@ impl ControlPlane {
     /// Tells the actor, and listens for reports until the connection ends.
     fn connected(&self, control: Control) {
         let actor = self.actor.clone();
-        let Control { peer, instance, connection } = control.clone();
-        if actor.cast(ClusterMessage::Connected(control)).is_err() {
+        if actor.cast(ClusterMessage::Connected(control.clone())).is_err() {
             return;
         }
         tokio::spawn(async move {
             let mut window = tokio::time::Instant::now();
             let mut reports = 0;
             let reason = loop {
-                match connection.read_datagram().await {
+                match control.connection.read_datagram().await {
                     Ok(bytes) => {
                         if window.elapsed() > Duration::from_millis(100) {
                             (window, reports) = (tokio::time::Instant::now(), 0);
                         }
                         reports += 1;
                         if reports <= REPORTS_PER_100_MS_MAX {
-                            hear(&actor, peer, &bytes);
+                            hear(&actor, control.peer, &bytes);
                         }
                     }
                     Err(error) => break explain(&error),
                 }
             };
-            let _ = actor.cast(ClusterMessage::Disconnected { peer, instance, reason });
+            let _ = actor.cast(ClusterMessage::Disconnected { control, reason });
         });
     }
 }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort, pg};
 use ractor_cluster::RactorClusterMessage;
 
+/// The question that every envoy knows: how its subject is, as JSON with the node's name in `node`.
+pub(super) const DESCRIBE: &str = "describe";
 /// Longest question, in bytes; a longer one is answered with nothing.
 const QUESTION_BYTES_MAX: usize = 256;
 /// Longest answer, in bytes; a longer one is replaced by nothing.

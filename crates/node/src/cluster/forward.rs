@@ -100,7 +100,8 @@ impl Cluster {
         payload_bytes: u64,
     ) -> Result<Accepted, Rejection> {
         let header_ns = now_ns();
-        let here = || self.engine.admit(caller, header, payload_bytes).map(|admitted| Accepted::Here(Box::new(admitted)));
+        let here =
+            || self.engine.admit(caller, header, payload_bytes).map(|admitted| Accepted::Here(Box::new(admitted)));
         if self.is_alone() {
             return here();
         }
@@ -431,7 +432,8 @@ impl Cluster {
             let caller = trip.caller.id;
             return self.engine.answer_from_elsewhere(caller, trip.reply, Delivered::new(header, payload));
         }
-        let detail = format!("{} had the job and is lost; no other node can do it in time", self.name_of(trip.leg.target));
+        let detail =
+            format!("{} had the job and is lost; no other node can do it in time", self.name_of(trip.leg.target));
         self.counters.lost.fetch_add(1, Ordering::Relaxed);
         self.end(trip, Outcome::Failed, Rejection::new(Reason::NodeLost, detail).retry_after_us(FULL_RETRY_AFTER_US));
     }

@@ -49,13 +49,8 @@ impl Link {
         io: &Handle,
     ) -> Arc<Self> {
         let outboxes = std::array::from_fn(|_| Outbox::new(OUTBOX_BYTES_MAX));
-        let link = Arc::new(Self {
-            peer,
-            connection,
-            outboxes,
-            answers,
-            rate_bytes_per_s: AtomicU64::new(RATE_BYTES_PER_S),
-        });
+        let link =
+            Arc::new(Self { peer, connection, outboxes, answers, rate_bytes_per_s: AtomicU64::new(RATE_BYTES_PER_S) });
         for urgency in Urgency::ALL {
             io.spawn(Arc::clone(&link).coalesced(urgency));
         }

@@ -1,5 +1,6 @@
 //! The cluster as a node sees it, for status pages.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use sensorium_cluster::Standing;
@@ -8,6 +9,7 @@ use serde::Serialize;
 
 use super::Cluster;
 use super::foresight::ForesightStatus;
+use super::rollcall::SeenNode;
 
 /// This node's place, and the neighbours it knows.
 #[derive(Clone, Debug, Serialize)]
@@ -16,6 +18,8 @@ pub struct ClusterStatus {
     pub tier: Tier,
     pub region: String,
     pub neighbours: Vec<NeighbourStatus>,
+    /// Schedulers and devices of nodes in reach, by the node's name, as they said of themselves within the last second.
+    pub seen: BTreeMap<String, SeenNode>,
     /// Jobs that other nodes have now.
     pub away: usize,
     pub forwarded: u64,
@@ -74,6 +78,7 @@ impl Cluster {
             tier: self.tier,
             region: view.me.region.clone(),
             neighbours: neighbours.collect(),
+            seen: self.seen.lock().clone(),
             away: self.away(),
             forwarded: count(&self.counters.forwarded),
             rerouted: count(&self.counters.rerouted),

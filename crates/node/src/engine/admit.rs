@@ -48,7 +48,13 @@ pub struct Admitted {
 pub(super) const NO_RECORD: JobKey = JobKey(u64::MAX);
 
 /// The job as the scheduler sees it.
-pub(super) fn scheduled(caller: CallerId, header: &SubmitHeader, payload_bytes: u64, model: ModelKey, deadline_ns: u64) -> Job {
+pub(super) fn scheduled(
+    caller: CallerId,
+    header: &SubmitHeader,
+    payload_bytes: u64,
+    model: ModelKey,
+    deadline_ns: u64,
+) -> Job {
     let dims = header.dims().iter().map(|dim| u64::from(*dim));
     let work = match header.payload {
         PayloadKind::RawFrame => dims.product(),

@@ -170,8 +170,7 @@ fn send_to_stream(
         let header = answer.header;
         let payload = answer.payload.into_bytes();
         WRITER.with_borrow_mut(|writer| {
-            let _ =
-                outbox.push(|out| writer.put_answer(out, correlation, &header, bytes), Payload::Shared(payload));
+            let _ = outbox.push(|out| writer.put_answer(out, correlation, &header, bytes), Payload::Shared(payload));
         });
     } else {
         send_alone(correlation, connection.clone(), answer);
