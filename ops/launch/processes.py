@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+# Those that this script started: kept so that their ends can be taken note of.
+CHILDREN = []
 # How long the system may take to end a process that was sent SIGKILL.
 KILL_S_MAX = 10
 
@@ -41,6 +43,7 @@ def launch(command, log, **options):
             start_new_session=True,
             **options,
         )
+    CHILDREN.append(started)
     # It is our child and was not waited for, so its entry is there even if it has ended.
     stat = Path(f"/proc/{started.pid}/stat").read_text().rpartition(")")[2].split()
     return {"pid": started.pid, "start_ticks": int(stat[19]), "boot": boot_id()}
@@ -49,6 +52,7 @@ def launch(command, log, **options):
 def alive(process):
     if not process or process["boot"] != boot_id():
         return False
+    CHILDREN[:] = [child for child in CHILDREN if child.poll() is None]
     return start_ticks(process["pid"]) == process["start_ticks"]
 
 
