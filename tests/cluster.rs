@@ -25,6 +25,22 @@ const REGIONAL: Place = Place {
 const CENTRAL: Place =
     Place { name: "central-1", tier: Tier::Central, parents: &[], options: "load = [\"identity\", \"yamnet\"]\n" };
 
+/// An edge with rules of its own.
+const WATCHFUL: &str = "load = [\"silero-vad\"]
+[[node.options.rule]]
+name = \"small\"
+on = \"job\"
+when = 'job.model == \"identity\" && job.payload_bytes < 4'
+then = \"answer\"
+text = \"too small\"
+[[node.options.rule]]
+name = \"heard\"
+on = \"result\"
+when = 'result.type == \"classes\" && size(result.classes) > 0'
+then = \"alert\"
+text = \"something heard\"
+";
+
 fn bytes(count: usize) -> (Job, Vec<u8>) {
     let job = Job::tensor("identity", Dtype::U8, &[u32::try_from(count).unwrap()]).deadline_ms(60_000);
     (job, (0..count).map(|at| u8::try_from(at % 251).unwrap()).collect())
@@ -53,7 +69,7 @@ fn count(node: &Node, of: &str) -> u64 {
 
 #[test]
 fn work_goes_where_it_can_be_done_and_the_receipt_shows_the_way() {
-    let plan = Plan::new(&[EDGE, REGIONAL, CENTRAL]);
+    let plan = Plan::new(&[Place { options: WATCHFUL, ..EDGE }, REGIONAL, CENTRAL]);
     let nodes = plan.start();
     let [edge, regional, central] = &nodes[..] else { unreachable!() };
     block_on(async {
@@ -74,6 +90,20 @@ fn work_goes_where_it_can_be_done_and_the_receipt_shows_the_way() {
         let (job, payload) = quiet_second();
         let answer = client.submit(job, payload).await.unwrap();
         assert_eq!(way(&answer), ("central-1".to_owned(), vec!["edge-1".to_owned(), "regional-1".to_owned()]));
+
+        // The edge's rules see what others answer, and its own come before anybody is asked.
+        edge.wait_until("the rule's alert stands", |status| {
+            status["alerts"].as_array().unwrap().iter().any(|alert| alert.as_str().unwrap().contains("something heard"))
+        });
+        let small = client.submit(bytes(3).0, bytes(3).1).await.unwrap();
+        assert_eq!((way(&small).0.as_str(), small.payload.as_ref()), ("edge-1", &b"too small"[..]));
+        // An answer that is fresh enough comes from where it was made, without the payload being asked for.
+        let (job, payload) = bytes(200_000);
+        let asked = |job: Job| client.submit(job.fresh_within_ms(60_000), payload.clone());
+        let (first, second) = (asked(job.clone()).await.unwrap(), asked(bytes(200_000).0).await.unwrap());
+        assert_eq!((way(&first).0, first.header.receipt.cached), ("regional-1".to_owned(), 0));
+        assert_eq!((way(&second).0, second.header.receipt.cached), ("regional-1".to_owned(), 1));
+        assert!(second.payload == payload);
 
         // What nobody has, and what nobody has time for.
         let (outcome, reason, detail) =
@@ -327,6 +357,13 @@ fn a_node_serves_without_its_parent_and_says_so() {
     edge.proves_healthy();
     let status = edge.wait_until("the parent is missed", |status| neighbour(status, "regional-1")["reason"] != "");
     assert_ne!(neighbour(&status, "regional-1")["standing"], "alive");
+    block_on(async {
+        let client = edge.client().await;
+        let (outcome, reason, detail) =
+            refusal(&client.submit(Job::image("nanodet").deadline_ms(60_000), vec![1]).await.unwrap());
+        assert_eq!((outcome, reason), (Outcome::Refused, Reason::ModelUnavailable), "{detail}");
+        client.close().await;
+    });
     line(&edge, &["regional-1", "cannot be reached"]);
     let parent = plan.launch("regional-1", &[Role::Peer]);
     parent.joined();

@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use sensorium_cluster::{Ask, Candidate, Here, ModelId, NodeId, View, candidates, rank};
+use sensorium_cluster::{Ask, Candidate, Here, ModelId, NodeId, Standing, View, candidates, rank};
 use sensorium_device::clock::now_ns;
 use sensorium_wire::peer::ForwardHeader;
 use sensorium_wire::{AnswerHeader, Hop, JobId, Outcome, Reason, Rejection, SubmitHeader, limits};
@@ -25,6 +25,9 @@ const RESERVE_US: u64 = 500;
 const JOBS_WITH_ONE_MAX: usize = limits::JOBS_IN_FLIGHT_MAX as usize;
 /// Retry hint when every node that could take a job is full, in microseconds.
 const FULL_RETRY_AFTER_US: u64 = 20_000;
+
+/// Retry hint when a node that may have the model is not in reach, in microseconds: neighbours are dialled that often.
+const APART_RETRY_AFTER_US: u64 = 500_000;
 
 /// What became of a header.
 pub enum Accepted {
@@ -134,6 +137,10 @@ impl Cluster {
                         header.budget_us % 1000 / 100
                     );
                     Err(Rejection::new(Reason::DeadlineUnreachable, detail).retry_after_us(FULL_RETRY_AFTER_US))
+                }
+                Err(rejection) if rejection.reason == Reason::UnknownModel && self.misses_neighbours() => {
+                    let detail = format!("no node in reach has {}, but not every neighbour is in reach", header.model);
+                    Err(Rejection::new(Reason::ModelUnavailable, detail).retry_after_us(APART_RETRY_AFTER_US))
                 }
                 judged => judged,
             },
@@ -276,6 +283,11 @@ impl Cluster {
 
     fn has_room(&self, via: NodeId) -> bool {
         self.trips.lock().count_with(via) < JOBS_WITH_ONE_MAX
+    }
+
+    /// Whether a neighbour is not alive, so that what is known of the cluster is not all there is.
+    fn misses_neighbours(&self) -> bool {
+        self.view.load().neighbours.iter().any(|neighbour| neighbour.standing != Standing::Alive)
     }
 
     /// Whether some node in reach has the model.

@@ -100,7 +100,6 @@ impl Engine {
     ///
     /// # Errors
     /// The rejection to send.
-    #[expect(clippy::unused_self, reason = "the engine judges; what it judges by may come to depend on it")]
     pub fn judge(&self, caller: Caller, header: &SubmitHeader, payload_bytes: u64) -> Result<(), Rejection> {
         header.check(payload_bytes)?;
         if header.urgency == Urgency::Critical && !caller.critical {
