@@ -331,6 +331,25 @@ fn the_documentation_has_every_key_of_a_topology() {
 }
 
 #[test]
+fn the_documentation_has_every_field_that_rules_may_name() {
+    let source = read(&root().join("crates/pipelines/src/rules/schema.rs"));
+    let fields = source.lines().filter_map(|line| {
+        let (object, rest) = line.trim().strip_prefix('(')?.split_once(", \"")?;
+        let (name, rest) = rest.split_once("\", F::")?;
+        rest.ends_with("),").then_some((object, name))
+    });
+    let page = read(&root().join("docs/edge.md"));
+    let mut count = 0;
+    for (object, name) in fields {
+        count += 1;
+        let object = object.to_lowercase();
+        let shown = [format!("`{object}.{name}`"), format!("`.{name}`"), format!("`{name}`")];
+        assert!(shown.iter().any(|shown| page.contains(shown)), "docs/edge.md lacks {object}.{name}");
+    }
+    assert!(count >= 40, "only {count} fields found");
+}
+
+#[test]
 fn the_documentation_has_every_limit_of_the_protocol() {
     let source = read(&root().join("crates/wire/src/limits.rs"));
     let names = source.lines().filter_map(|line| Some(line.strip_prefix("pub const ")?.split_once(':')?.0));

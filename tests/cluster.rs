@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use sensorium_client::{Answer, Client, Job};
@@ -328,6 +331,74 @@ fn a_node_serves_without_its_parent_and_says_so() {
     let parent = plan.launch("regional-1", &[Role::Peer]);
     parent.joined();
     edge.joined();
+}
+
+#[test]
+fn clocks_that_are_an_hour_apart_are_never_compared() {
+    let shift = ["unshare", "--time", "--fork", "--kill-child", "--monotonic", "3600", "--boottime", "3600"];
+    let allowed = Command::new(shift[0]).args(&shift[1..]).arg("true").output();
+    if !allowed.is_ok_and(|output| output.status.success()) {
+        println!("skipped: this user may not make time namespaces");
+        return;
+    }
+    let plan = Plan::new(&[EDGE, Place { parents: &[], ..REGIONAL }]);
+    let data = plan.data("regional-1", &[Role::Peer], Some(Tier::Regional));
+    let regional = Node::launch_under(&shift, data, plan.arguments("regional-1"));
+    let edge = plan.launch("edge-1", &[Role::Peer]);
+    edge.joined();
+    regional.joined();
+    assert!(edge.sees("regional-1", "alive")["round_trip_us"].as_u64().unwrap() < 1_000_000);
+    block_on(async {
+        let client = edge.client().await;
+        for _ in 0..20 {
+            let (job, payload) = bytes(100);
+            let answer = client.submit(job.deadline_ms(5_000), payload).await.unwrap();
+            assert_eq!(way(&answer).0, "regional-1");
+            assert!(answer.total_ns < 3_600_000_000_000);
+        }
+        client.close().await;
+    });
+}
+
+#[test]
+fn a_flood_on_the_api_port_does_not_part_nodes() {
+    let plan = Plan::new(&[EDGE, Place { parents: &[], ..REGIONAL }]);
+    let nodes = plan.start();
+    let api = nodes[1].address("api");
+    let over = Arc::new(AtomicBool::new(false));
+    let flooding: Vec<_> = (0..2_u8)
+        .map(|seed| {
+            let over = Arc::clone(&over);
+            std::thread::spawn(move || {
+                let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+                // Of the form of a first packet of QUIC, and nonsense behind that.
+                let mut packet = [seed; 1_200];
+                packet[..6].copy_from_slice(&[0xc0, 0, 0, 0, 1, 8]);
+                let mut sent = 0_u32;
+                while !over.load(Ordering::Relaxed) {
+                    packet[6..10].copy_from_slice(&sent.to_le_bytes());
+                    let _ = socket.send_to(&packet, api);
+                    sent = sent.wrapping_add(1);
+                }
+                sent
+            })
+        })
+        .collect();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        let status = nodes[0].status().unwrap();
+        assert_eq!(neighbour(&status, "regional-1")["standing"], "alive", "{}", nodes[0].log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    block_on(async {
+        let client = nodes[0].client().await;
+        let (job, payload) = bytes(1_000);
+        assert_eq!(way(&client.submit(job, payload).await.unwrap()).0, "regional-1");
+        client.close().await;
+    });
+    over.store(true, Ordering::Relaxed);
+    let sent: u32 = flooding.into_iter().map(|thread| thread.join().unwrap()).sum();
+    assert!(sent > 10_000, "{sent} packets are no flood");
 }
 
 #[test]

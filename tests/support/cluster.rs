@@ -80,8 +80,12 @@ impl Plan {
     }
 
     pub fn launch_in(&self, data: TempDir, name: &str) -> Node {
-        let arguments = [OsString::from("--cluster"), self.file().into(), "--name".into(), name.into()];
-        Node::launch_with(data, arguments.to_vec())
+        Node::launch_with(data, self.arguments(name))
+    }
+
+    /// What a node of the topology is started with.
+    pub fn arguments(&self, name: &str) -> Vec<OsString> {
+        vec![OsString::from("--cluster"), self.file().into(), "--name".into(), name.into()]
     }
 
     /// Starts all nodes, and waits until each is ready and sees its neighbours alive.

@@ -56,6 +56,8 @@ pub struct Node {
     pub data: TempDir,
     child: Child,
     log: PathBuf,
+    /// What started it, if it was not started directly.
+    program: Vec<String>,
     /// What it was started with, but for the data directory.
     arguments: Vec<OsString>,
 }
@@ -102,9 +104,15 @@ impl Node {
 
     /// Starts a node on a data directory with these arguments; it listens when this returns.
     pub fn launch_with(data: TempDir, arguments: Vec<OsString>) -> Self {
+        Self::launch_under(&[], data, arguments)
+    }
+
+    /// The same through another program, which is given the node's command line.
+    pub fn launch_under(program: &[&str], data: TempDir, arguments: Vec<OsString>) -> Self {
         let log = data.path().join("log");
-        let child = spawn(data.path(), &arguments, &log);
-        let mut node = Self { data, child, log, arguments };
+        let program: Vec<String> = program.iter().map(|word| (*word).to_owned()).collect();
+        let child = spawn(&program, data.path(), &arguments, &log);
+        let mut node = Self { data, child, log, program, arguments };
         let began = Instant::now();
         while !node.data.path().join("node.json").exists() {
             assert!(node.child.try_wait().unwrap().is_none(), "the node ended: {}", node.log());
@@ -202,8 +210,15 @@ impl Node {
     }
 }
 
-fn spawn(data: &Path, arguments: &[OsString], log: &Path) -> Child {
-    let mut command = sensorium();
+fn spawn(program: &[String], data: &Path, arguments: &[OsString], log: &Path) -> Child {
+    let mut command = match program {
+        [] => sensorium(),
+        [program, words @ ..] => {
+            let mut command = Command::new(program);
+            command.args(words).arg(env!("CARGO_BIN_EXE_sensorium"));
+            command
+        }
+    };
     command.arg("node").args(arguments).arg("--data").arg(data).current_dir(env!("CARGO_MANIFEST_DIR"));
     command.stdout(Stdio::null()).stderr(std::fs::File::create(log).unwrap()).spawn().unwrap()
 }
@@ -250,7 +265,7 @@ impl Node {
             self.signal("TERM");
             assert!(self.wait(), "the node did not end well: {}", self.log());
         }
-        self.child = spawn(self.data.path(), &self.arguments, &self.log);
+        self.child = spawn(&self.program, self.data.path(), &self.arguments, &self.log);
         self.wait_until("a device is ready", |status| status["devices"][0]["state"] == "ready");
     }
 

@@ -151,6 +151,9 @@ pub(crate) struct SubmitArguments {
     /// Time until the answer must be there, for example 100ms.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) deadline: Duration,
+    /// An answer that was given to the same payload not longer ago than so many milliseconds will do.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    pub(crate) fresh_within: u64,
     /// How much it matters.
     #[arg(long, value_enum, default_value_t = UrgencyArgument::Standard)]
     pub(crate) urgency: UrgencyArgument,

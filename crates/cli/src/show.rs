@@ -32,6 +32,7 @@ pub(crate) fn receipt(answer: &Answer) -> Value {
         "variant": receipt.variant,
         "cached": receipt.cached != 0,
         "hops": answer.header.hops().iter().map(|hop| json!({ "node": hop.node, "us": micros(hop.node_ns) })).collect::<Vec<_>>(),
+        "age_ms": receipt.age_ms,
     })
 }
 
@@ -102,7 +103,11 @@ pub(crate) fn receipt_line(answer: &Answer) -> String {
     parts.push(("network", answer.network_ns()));
     parts.sort_by_key(|(_, ns)| std::cmp::Reverse(*ns));
     let shown: Vec<_> = parts.iter().take(5).map(|(name, ns)| format!("{name} {}", duration(*ns))).collect();
-    let place = format!("{} {}", receipt.node, receipt.device);
+    let place = match (receipt.cached, receipt.variant.as_str().strip_prefix("rule:")) {
+        (0, None) => format!("{} {}", receipt.node, receipt.device),
+        (0, Some(rule)) => format!("{} by its rule {rule}", receipt.node),
+        _ => format!("{} from its cache, {} ms old", receipt.node, receipt.age_ms),
+    };
     format!("{} on {}: {}", duration(answer.total_ns), place.trim(), shown.join(", "))
 }
 

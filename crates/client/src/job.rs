@@ -122,6 +122,15 @@ impl Job {
         self
     }
 
+    /// An answer that was given to the same payload not longer ago than this will do: the node may have it in its cache, and
+    /// then the payload is not sent. `submit` computes the payload's SHA-256, the cache's key. The receipt says whether a
+    /// cache answered, and how old the answer is.
+    #[must_use]
+    pub fn fresh_within_ms(mut self, ms: u64) -> Self {
+        self.header.freshness_us = ms.saturating_mul(1000);
+        self
+    }
+
     /// The header as it goes out.
     pub(crate) fn into_header(self) -> Result<SubmitHeader, ClientError> {
         let mut header = self.header;

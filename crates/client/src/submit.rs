@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sensorium_wire::{JobId, Outcome, SubmitHeader};
+use sensorium_wire::{JobId, Outcome, SubmitHeader, limits};
 
 use crate::inner::Inner;
 use crate::{Answer, ClientError, Job};
@@ -29,6 +29,9 @@ pub(crate) async fn submit(inner: &Arc<Inner>, job: Job, payload: Bytes) -> Resu
     let began = Instant::now();
     let mut retries = job.refusals_retried_max;
     let mut header = job.into_header()?;
+    if header.freshness_us > 0 {
+        header.digest = digest(&payload).await;
+    }
     let budget_us = header.budget_us;
     let left_us = || budget_us.saturating_sub(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
     loop {
@@ -43,6 +46,17 @@ pub(crate) async fn submit(inner: &Arc<Inner>, job: Job, payload: Bytes) -> Resu
         header.budget_us = left_us();
         header.attempt = header.attempt.saturating_add(1);
     }
+}
+
+/// SHA-256 of a payload; a long one is hashed on another thread.
+async fn digest(payload: &Bytes) -> [u8; 32] {
+    use sha2::{Digest, Sha256};
+    if payload.len() as u64 <= limits::COALESCED_PAYLOAD_BYTES_MAX {
+        return Sha256::digest(payload).into();
+    }
+    let shared = payload.clone();
+    let hashed = tokio::task::spawn_blocking(move || Sha256::digest(&shared).into()).await;
+    hashed.unwrap_or_else(|_| Sha256::digest(payload).into())
 }
 
 async fn once(inner: &Arc<Inner>, mut header: SubmitHeader, payload: Bytes) -> Result<Answer, ClientError> {

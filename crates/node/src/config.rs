@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 use sensorium_cluster::NodeSpec;
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
+use sensorium_pipelines::{RuleError, RuleSet, RuleSpec};
 use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// How long jobs wait for a worker to come back: all models may have to be loaded.
 const RESTART_WAIT_NS: u64 = 30_000_000_000;
+
+/// Most that `cache_bytes_max` may be.
+const CACHE_BYTES_MAX: u64 = 64 << 30;
 
 /// The configuration, as in `sensorium node --config FILE`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,6 +51,10 @@ pub struct NodeConfig {
     pub drain_ms_max: u64,
     /// Sessions that may run at once. Default 64; each holds a decoder process.
     pub sessions_max: usize,
+    /// Bytes of answers that are kept for jobs that allow an older answer. Default 64 MiB; 0 keeps none.
+    pub cache_bytes_max: u64,
+    /// Conditions that are looked at before and after jobs; docs/edge.md tells how they are written. Default none.
+    pub rule: Vec<RuleSpec>,
     /// Faults put in on purpose, for tests.
     pub inject: Injection,
 }
@@ -68,6 +76,8 @@ impl Default for NodeConfig {
             worker_nice: 5,
             drain_ms_max: 30_000,
             sessions_max: 64,
+            cache_bytes_max: 64 << 20,
+            rule: Vec::new(),
             inject: Injection::default(),
         }
     }
@@ -84,6 +94,8 @@ pub enum ConfigError {
     Options { node: String, reason: String },
     #[error("{field}: {reason}")]
     Value { field: &'static str, reason: String },
+    #[error(transparent)]
+    Rule(#[from] RuleError),
 }
 
 impl NodeConfig {
@@ -97,6 +109,14 @@ impl NodeConfig {
             plan: self.plan.clone(),
             ..Settings::default()
         }
+    }
+
+    /// The rules, ready to be asked.
+    ///
+    /// # Errors
+    /// [`RuleError`], with the rule's name, the place in its condition, and what is wrong there.
+    pub fn rules(&self) -> Result<RuleSet, ConfigError> {
+        Ok(RuleSet::compile(&self.rule)?)
     }
 
     /// Reads and checks a file.
@@ -161,7 +181,10 @@ impl NodeConfig {
         if self.drain_ms_max > 3_600_000 {
             return wrong("drain_ms_max", "at most 3600000 is expected");
         }
-        Ok(())
+        if self.cache_bytes_max > CACHE_BYTES_MAX {
+            return wrong("cache_bytes_max", &format!("at most {CACHE_BYTES_MAX} is expected"));
+        }
+        self.rules().map(|_| ())
     }
 }
 
@@ -196,6 +219,16 @@ mod tests {
     fn an_unknown_key_names_the_nearest_known_one() {
         let message = read("lisen = \"127.0.0.1:1\"").unwrap_err().to_string();
         assert!(message.contains("did you mean `listen`?"), "{message}");
+    }
+
+    #[test]
+    fn a_bad_rule_is_told_by_its_name_and_place() {
+        let rule = "[[rule]]\nname = \"near\"\non = \"job\"\nthen = \"refuse\"\ntext = \"no\"\nwhen = ";
+        assert_eq!(read(&format!("{rule}'job.stream == 1'")).unwrap().rule[0].name, "near");
+        let message = read(&format!("{rule}'job.strem == 1'")).unwrap_err().to_string();
+        assert!(message.starts_with("rule \"near\": when, line 1, column 4: a job has no field strem"), "{message}");
+        let message = read("[[rule]]\nnam = \"near\"").unwrap_err().to_string();
+        assert!(message.contains("did you mean `name`?"), "{message}");
     }
 
     #[test]

@@ -90,11 +90,12 @@ impl NodeDesk {
             peer: self.file.cluster.to_string(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             sessions: self.sessions(),
-            alerts: self.board.alerts(),
+            alerts: self.board.alerts().into_iter().chain(self.engine.rule_alerts()).collect(),
             devices: self.board.devices(),
             engine: self.engine.snapshot(),
             plan: self.engine.plan(),
             cluster: self.cluster.status(),
+            edge: self.engine.edge_status(),
         }
     }
 }

@@ -5,6 +5,8 @@
 
 mod admit;
 mod answer;
+mod cache;
+mod edge;
 mod lanes;
 mod learned;
 mod log;
@@ -25,11 +27,14 @@ use parking_lot::Mutex;
 use sensorium_device::clock::now_ns;
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::Slab;
+use sensorium_pipelines::RuleSet;
 use sensorium_scheduler::{Command, Event, LaneId, Scheduler, Settings};
 use sensorium_wire::{JobId, Name, ids::ShortName};
 
 pub use admit::{Admitted, Caller};
 pub use answer::{Delivered, InFlight, Reply};
+pub use cache::CacheStatus;
+pub use edge::{EdgeStatus, RuleStatus};
 pub use lanes::{LaneLink, LaneModel, Nonsense};
 pub use learned::LearnedTimes;
 pub use log::{EventLog, EventLogError};
@@ -38,6 +43,7 @@ pub use plan::{DeviceShares, PlanStatus};
 pub use prospect::{ModelLoad, Prospect};
 pub use snapshot::{EngineSnapshot, LaneModelStatus, LaneStatus};
 
+use edge::Edge;
 use records::Records;
 use retained::{Known, Retained};
 
@@ -54,6 +60,7 @@ pub struct Engine {
     /// Every job in flight and, for a while, every answer given.
     known: DashMap<(CallerId, JobId), Known>,
     retained: Mutex<Retained>,
+    edge: Edge,
     callers: DashMap<String, CallerId>,
     next_caller: AtomicU32,
     draining: AtomicBool,
@@ -96,6 +103,9 @@ pub struct EngineSetup {
     pub settings: Settings,
     pub injection: Injection,
     pub learned: LearnedTimes,
+    pub rules: RuleSet,
+    /// Bytes of answers that are kept for jobs that allow it; 0 = none.
+    pub cache_bytes_max: u64,
     /// Where scheduling decisions are written down, if they are.
     pub log: Option<EventLog>,
 }
@@ -103,7 +113,7 @@ pub struct EngineSetup {
 impl Engine {
     /// `on_hung` is called, with the device's number and a sentence, when a worker must be replaced.
     pub fn new(setup: EngineSetup, on_hung: impl Fn(u32, String) + Send + Sync + 'static) -> Arc<Self> {
-        let EngineSetup { node, slab, models, settings, injection, learned, log } = setup;
+        let EngineSetup { node, slab, models, settings, injection, learned, rules, cache_bytes_max, log } = setup;
         let mut scheduler = Scheduler::new(settings);
         let mut commands = Vec::new();
         for info in models.iter() {
@@ -129,6 +139,7 @@ impl Engine {
             core: Mutex::new(core),
             known: DashMap::new(),
             retained: Mutex::new(Retained::default()),
+            edge: Edge::new(rules, cache_bytes_max),
             callers: DashMap::new(),
             next_caller: AtomicU32::new(1),
             draining: AtomicBool::new(false),
@@ -155,13 +166,17 @@ impl Engine {
         self.core.lock().records.len()
     }
 
-    /// The number of a principal, the same for every connection of it.
+    /// The number of a principal (`TENANT/NAME`), the same for every connection of it.
     pub fn caller_id(&self, identity: &str) -> CallerId {
         if let Some(id) = self.callers.get(identity) {
             return *id;
         }
         // Counted, not derived from the table's size: two that connect at once must not share a number, or one could
         // ask for the other's answers.
-        *self.callers.entry(identity.to_owned()).or_insert_with(|| self.next_caller.fetch_add(1, Ordering::Relaxed))
+        *self.callers.entry(identity.to_owned()).or_insert_with(|| {
+            let id = self.next_caller.fetch_add(1, Ordering::Relaxed);
+            self.edge.introduce(id, identity);
+            id
+        })
     }
 }

@@ -162,6 +162,8 @@ impl Node {
             settings: config.settings(),
             injection: config.inject.clone(),
             learned,
+            rules: config.rules()?,
+            cache_bytes_max: config.cache_bytes_max,
             log,
         };
         let engine = Engine::new(setup, move |device, reason| {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::board::DeviceStatus;
 use crate::cluster::ClusterStatus;
-use crate::engine::{EngineSnapshot, PlanStatus};
+use crate::engine::{EdgeStatus, EngineSnapshot, PlanStatus};
 
 /// Everything that `sensorium status` shows.
 #[derive(Clone, Debug, Serialize)]
@@ -24,4 +24,6 @@ pub struct NodeStatus {
     pub plan: PlanStatus,
     /// The cluster as this node sees it; absent for one that is alone.
     pub cluster: Option<ClusterStatus>,
+    #[serde(flatten)]
+    pub edge: EdgeStatus,
 }

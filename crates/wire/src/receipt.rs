@@ -83,7 +83,9 @@ pub struct Receipt {
     /// How often the job was started on a worker, from 1.
     pub attempt: u32,
     pub model_version: u32,
-    pub reserved: u32,
+    /// How old the answer of a cache is, in milliseconds; 0 when it was made for this job.
+    pub age_ms: u32,
+    /// What of the model ran, or `rule:NAME` when a rule answered.
     pub variant: Name<16>,
 }
 

@@ -223,7 +223,7 @@ fn an_answer_is_laid_out_as_documented() {
             ("receipt.batch_size", 162, &[0x22, 0x21]),
             ("receipt.attempt", 164, &0x3132_3334_u32.to_le_bytes()),
             ("receipt.model_version", 168, &0x4142_4344_u32.to_le_bytes()),
-            ("receipt.reserved", 172, &0x5152_5354_u32.to_le_bytes()),
+            ("receipt.age_ms", 172, &0x5152_5354_u32.to_le_bytes()),
             ("receipt.variant", 176, &name::<16>("int8")),
             ("shape", 192, &dims([6, 5, 4, 3, 2, 0xf1f2_f3f4])),
             ("number", 216, &0x7172_7374_u32.to_le_bytes()),

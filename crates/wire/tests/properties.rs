@@ -77,9 +77,9 @@ prop_compose! {
     fn receipts()(
         (node_ns, stage_ns) in (any::<u64>(), uniform10(any::<u64>())),
         (node, device, variant) in (name(), name(), name()),
-        (lane, cached, batch_size, attempt, model_version, reserved) in any::<(u8, u8, u16, u32, u32, u32)>(),
+        (lane, cached, batch_size, attempt, model_version, age_ms) in any::<(u8, u8, u16, u32, u32, u32)>(),
     ) -> Receipt {
-        Receipt { node_ns, stage_ns, node, device, lane, cached, batch_size, attempt, model_version, reserved, variant }
+        Receipt { node_ns, stage_ns, node, device, lane, cached, batch_size, attempt, model_version, age_ms, variant }
     }
 }
 

@@ -56,6 +56,29 @@ fn print(status: &Value) {
     for alert in status["alerts"].as_array().unwrap_or(&none) {
         println!("ALERT: {}", alert.as_str().unwrap_or("-"));
     }
+    for rule in status["rules"].as_array().unwrap_or(&none) {
+        println!(
+            "rule {:<16} on {} {}: held {} times, failed {} times, 99 of 100 within {} µs",
+            text(rule, "name"),
+            text(rule, "on"),
+            text(rule, "then"),
+            rule["fired"],
+            rule["failed"],
+            rule["p99_us"]
+        );
+    }
+    let cache = &status["cache"];
+    if cache["hits"].as_u64() > Some(0) || cache["misses"].as_u64() > Some(0) {
+        let mib = |key: &str| cache[key].as_u64().unwrap_or(0) >> 20;
+        println!(
+            "cache: {} hits, {} misses, {} answers, {} of {} MiB",
+            cache["hits"],
+            cache["misses"],
+            cache["entries"],
+            mib("bytes"),
+            mib("bytes_max")
+        );
+    }
     for device in status["devices"].as_array().unwrap_or(&none) {
         println!(
             "{} {}: worker {}, {} restarts{}",

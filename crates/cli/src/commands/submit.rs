@@ -15,6 +15,7 @@ pub(crate) fn run(paths: &Paths, arguments: &SubmitArguments) -> Outcome {
         let client = paths.connect(&arguments.reach).await?;
         let deadline_us = u64::try_from(arguments.deadline.as_micros())?;
         let job = file.job.deadline_us(deadline_us).urgency(arguments.urgency.into());
+        let job = job.fresh_within_ms(arguments.fresh_within);
         let answer = client.submit(job, file.payload).await?;
         client.close().await;
         if arguments.json {
@@ -24,7 +25,8 @@ pub(crate) fn run(paths: &Paths, arguments: &SubmitArguments) -> Outcome {
         } else {
             match answer.header.body {
                 BodyKind::Result => show::result_lines(&answer.result()?).iter().for_each(|line| println!("{line}")),
-                BodyKind::Tensor | BodyKind::Text | BodyKind::Empty => {
+                BodyKind::Text => println!("{}", String::from_utf8_lossy(&answer.payload)),
+                BodyKind::Tensor | BodyKind::Empty => {
                     println!(
                         "{} {:?}, {} bytes",
                         answer.header.dtype.name(),

@@ -518,6 +518,7 @@ impl Answers for Cluster {
             }
         }
         header.passed(self.hop(&trip));
-        self.engine.answer_from_elsewhere(trip.caller.id, trip.reply, Delivered::new(header, payload));
+        self.engine.answer_from_elsewhere(trip.caller.id, trip.reply, Delivered::new(header, payload.clone()));
+        self.engine.conclude_from_elsewhere(trip.caller.id, &trip.header, trip.payload_bytes, (&header, &payload));
     }
 }

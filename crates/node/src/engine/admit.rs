@@ -10,6 +10,7 @@ use sensorium_wire::submit::PayloadKind;
 use sensorium_wire::{JobId, Outcome, Reason, Rejection, Role, SubmitHeader, Urgency};
 
 use super::answer::{Delivered, Reply};
+use super::cache::CacheKey;
 use super::records::{Record, Times};
 use super::retained::Known;
 use super::{CallerId, Engine};
@@ -42,6 +43,8 @@ pub struct Admitted {
     /// As the scheduler will hear of it, but for its number.
     pub(super) job: Job,
     pub(super) times: Times,
+    /// Where its answer is kept, once its payload has been held to its digest.
+    pub(super) cache: Option<Box<CacheKey>>,
 }
 
 /// The number of jobs that are only asked about; no record ever has it.
@@ -157,6 +160,7 @@ impl Engine {
             input_bytes: payload_bytes,
             job,
             times: Times { header_ns, admitted_ns: now_ns(), ..Times::default() },
+            cache: None,
         })
     }
 
@@ -197,7 +201,7 @@ impl Engine {
     /// A job id that is in flight already is not run again: the new reply takes the place of the old one, whose
     /// connection is taken for lost. One that was answered gets that answer.
     pub fn submit(&self, admitted: Admitted, reply: Reply) {
-        let Admitted { header, input, output, caller, input_bytes, job, mut times } = admitted;
+        let Admitted { header, input, output, caller, input_bytes, job, mut times, cache } = admitted;
         self.injection.pause(Stage::Receive);
         times.received_ns = now_ns();
         let id = (caller, header.job_id);
@@ -215,6 +219,7 @@ impl Engine {
             attempt: 0,
             times: Times { queued_ns: now_ns(), ..times },
             before_ns: [0; Stage::COUNT],
+            cache,
         });
         if let Some(earlier) = self.claim(id, key) {
             let record = core.records.remove(key).expect("just inserted");

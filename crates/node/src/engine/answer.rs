@@ -96,6 +96,14 @@ impl Delivered {
         Self { header: answer.0, payload: AnswerPayload::Bytes(answer.1) }
     }
 
+    /// What it says, where that is a sentence.
+    pub(crate) fn text(&self) -> String {
+        match &self.payload {
+            AnswerPayload::Bytes(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            AnswerPayload::Slot(..) => String::new(),
+        }
+    }
+
     /// An answer that is not a result.
     pub fn rejection(job_id: JobId, outcome: Outcome, rejection: Rejection, node: ShortName) -> Self {
         let mut detail = rejection.detail.into_bytes();
@@ -130,7 +138,7 @@ impl Engine {
 
     /// Hands an answer over. A receiver that is gone is not an error: its job was cancelled or will be asked for again.
     #[expect(clippy::unused_self, reason = "an engine's act; the signature leaves room for partial answers")]
-    pub fn send(&self, mut reply: Reply, answer: Delivered) {
+    pub(crate) fn send(&self, mut reply: Reply, answer: Delivered) {
         reply.settle();
         match &mut reply {
             Reply::Local(sender) => {

@@ -172,14 +172,18 @@ impl Engine {
         let done = Event::BatchDone { lane, batch: sent.batch, service_ns, unfinished: unfinished.clone() };
         let handled = self.handle(core, done);
         debug_assert_eq!(handled, Handled::Applied);
+        let mut evidence: smallvec::SmallVec<[_; 8]> = smallvec::SmallVec::new();
         for (entry, (key, _)) in entries.iter().zip(&sent.jobs) {
             if unfinished.contains(key) {
                 continue;
             }
             if let Some(record) = core.records.remove(*key) {
-                self.finish_run(record, entry, &ran);
+                evidence.extend(self.finish_run(record, entry, &ran));
             }
         }
+        // Rules come after the answers, and hold up nobody who waits for the scheduler.
+        drop(guard);
+        evidence.iter().for_each(|evidence| self.conclude(evidence));
         Ok(())
     }
 }

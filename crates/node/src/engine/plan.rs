@@ -32,6 +32,7 @@ impl Engine {
     /// The plan for critical moments is in force for so long from now; 0 ends it.
     pub fn critical_moment(&self, for_ms: u64) {
         let until_ns = now_ns().saturating_add(for_ms.saturating_mul(1_000_000));
+        self.edge.critical_until(until_ns);
         let mut core = self.core.lock();
         let _ = self.handle(&mut core, Event::CriticalMoment { until_ns });
     }

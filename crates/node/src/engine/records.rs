@@ -7,6 +7,7 @@ use sensorium_wire::receipt::Stage;
 
 use super::CallerId;
 use super::answer::Reply;
+use super::cache::CacheKey;
 
 /// One job in flight.
 pub(super) struct Record {
@@ -25,6 +26,8 @@ pub(super) struct Record {
     pub(super) times: Times,
     /// Time that earlier slices of this job took, by stage.
     pub(super) before_ns: [u64; Stage::COUNT],
+    /// Where its answer is kept.
+    pub(super) cache: Option<Box<CacheKey>>,
 }
 
 /// Readings of the monotonic clock on the way.

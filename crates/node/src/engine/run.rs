@@ -12,6 +12,7 @@ use sensorium_wire::receipt::Stage;
 use sensorium_wire::{AnswerHeader, BodyKind, Dtype, Modality, Outcome, Reason, Receipt, Rejection, limits};
 
 use super::answer::{AnswerPayload, Delivered};
+use super::edge::Evidence;
 use super::lanes::SentBatch;
 use super::records::{Record, Times};
 use super::retained::Known;
@@ -225,15 +226,26 @@ impl Engine {
         }
     }
 
-    /// A run ended: the job's answer goes out.
-    pub(super) fn finish_run(&self, record: Record, entry: &AnswerEntry, ran: &Ran) {
-        if record.reply.is_none() {
-            return;
-        }
+    /// A run ended: the job's answer goes out. Gives what rules are to look at.
+    pub(super) fn finish_run(&self, mut record: Record, entry: &AnswerEntry, ran: &Ran) -> Option<Box<Evidence>> {
+        record.reply.as_ref()?;
         self.injection.pause(Stage::Answer);
         let now = now_ns();
         let receipt = self.receipt(&record, entry, ran, now);
         let job_id = record.header.job_id;
+        let reason = Reason::from_code(entry.reason).unwrap_or(Reason::Internal);
+        let header = AnswerHeader {
+            job_id,
+            receipt,
+            shape: entry.shape,
+            outcome: if reason == Reason::None { Outcome::Result } else { Outcome::Failed },
+            reason,
+            body: BodyKind::from_code(entry.body).unwrap_or_default(),
+            dtype: Dtype::from_code(entry.dtype).unwrap_or_default(),
+            rank: entry.rank,
+            ..AnswerHeader::default()
+        };
+        let evidence = self.look(&mut record, &header, entry.output_bytes);
         if now > record.deadline_ns {
             self.counters.expired.fetch_add(1, Ordering::Relaxed);
             let late_us = (now - record.deadline_ns) / 1000;
@@ -241,28 +253,11 @@ impl Engine {
             let rejection = Rejection::new(Reason::DeadlineExpired, detail);
             let mut answer = Delivered::rejection(job_id, Outcome::Expired, rejection, self.node);
             answer.header.receipt = receipt;
-            return self.deliver(record, answer, true);
+            self.deliver(record, answer, true);
+            return evidence;
         }
-        let reason = Reason::from_code(entry.reason).unwrap_or(Reason::Internal);
-        let body = BodyKind::from_code(entry.body).unwrap_or_default();
-        let outcome = if reason == Reason::None {
-            self.counters.results.fetch_add(1, Ordering::Relaxed);
-            Outcome::Result
-        } else {
-            self.counters.failed.fetch_add(1, Ordering::Relaxed);
-            Outcome::Failed
-        };
-        let header = AnswerHeader {
-            job_id,
-            receipt,
-            shape: entry.shape,
-            outcome,
-            reason,
-            body,
-            dtype: Dtype::from_code(entry.dtype).unwrap_or_default(),
-            rank: entry.rank,
-            ..AnswerHeader::default()
-        };
+        let ended = if reason == Reason::None { &self.counters.results } else { &self.counters.failed };
+        ended.fetch_add(1, Ordering::Relaxed);
         let Record { output, reply, caller, .. } = record;
         let payload = AnswerPayload::Slot(output, entry.output_bytes);
         let answer = Delivered { header, payload };
@@ -270,6 +265,7 @@ impl Engine {
         if let Some(reply) = reply {
             self.send(reply, answer);
         }
+        evidence
     }
 
     fn deliver(&self, record: Record, answer: Delivered, retain: bool) {

@@ -235,6 +235,10 @@ impl Stream {
                 Reason::CreditsExceeded,
                 format!("{jobs} jobs and {bytes} payload bytes in flight on this connection; the grant is smaller"),
             ))
+        } else if let Some(answer) = engine.at_once(caller, header, prelude.payload_bytes, header_ns) {
+            engine.send(reply, answer);
+            self.sink = Sink::Discard;
+            return if own_stream { Err(StreamEnd::Stopped) } else { Ok(()) };
         } else {
             cluster.accept(caller, origin, header, prelude.payload_bytes)
         };
@@ -304,7 +308,7 @@ impl Stream {
         let peer = &self.peer;
         match std::mem::replace(&mut self.sink, Sink::Discard) {
             Sink::Discard => {}
-            Sink::Job { admitted, reply, .. } => peer.gateway.engine.submit(*admitted, reply),
+            Sink::Job { admitted, reply, .. } => peer.gateway.engine.verify_and_submit(admitted, reply).await,
             Sink::Away { departure, pieces, reply } => peer.gateway.cluster.depart(*departure, pieces, reply),
             Sink::Passing { passing, .. } => peer.gateway.cluster.passed(*passing),
             Sink::Question(question) => self.answer(&String::from_utf8_lossy(&question)),

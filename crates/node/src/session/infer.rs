@@ -140,6 +140,10 @@ impl Inference {
         let header = header
             .with_shape(request.shape)
             .ok_or_else(|| (Reason::Internal, 0, "a session's job has too many dimensions".to_owned()))?;
+        if let Some(answer) = self.cluster.engine.at_once(self.caller, &header, bytes, now_ns()) {
+            // Gaps are named by what comes before the first colon.
+            return Err((Reason::Rule, 0, format!("a rule says {}", answer.text())));
+        }
         let accepted = self
             .cluster
             .accept(self.caller, &self.origin, &header, bytes)

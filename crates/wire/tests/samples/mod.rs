@@ -70,7 +70,7 @@ pub fn receipt() -> Receipt {
         batch_size: 0x2122,
         attempt: 0x3132_3334,
         model_version: 0x4142_4344,
-        reserved: 0x5152_5354,
+        age_ms: 0x5152_5354,
         variant: Name::cut("int8"),
     }
 }
