@@ -137,7 +137,6 @@ impl Engine {
     }
 
     /// Hands an answer over. A receiver that is gone is not an error: its job was cancelled or will be asked for again.
-    #[expect(clippy::unused_self, reason = "an engine's act; the signature leaves room for partial answers")]
     pub(crate) fn send(&self, mut reply: Reply, answer: Delivered) {
         reply.settle();
         match &mut reply {
