@@ -17,6 +17,7 @@ mod foresight;
 mod forward;
 mod link;
 mod serve;
+mod sessions;
 mod status;
 mod trips;
 
@@ -37,11 +38,13 @@ pub use control::Plane;
 pub use envoy::{Answering, Envoy, Subject};
 pub use forward::{Accepted, Departure, Passing};
 pub use serve::serve;
+pub(crate) use sessions::{Owned, SessionKey};
 pub use status::ClusterStatus;
 pub use trips::Origin;
 
 use foresight::Foresight;
 use link::Link;
+use sessions::Sessions;
 use trips::Trips;
 
 /// Which node of which cluster this is.
@@ -64,6 +67,7 @@ pub struct Cluster {
     links: DashMap<NodeId, Arc<Link>>,
     trips: Mutex<Trips>,
     foresight: Mutex<Foresight>,
+    sessions: Sessions,
     counters: Counters,
     /// Where the tasks of links run.
     io: Handle,
@@ -97,6 +101,7 @@ impl Cluster {
             links: DashMap::new(),
             trips: Mutex::default(),
             foresight: Mutex::default(),
+            sessions: Sessions::default(),
             counters: Counters::default(),
             io,
         })

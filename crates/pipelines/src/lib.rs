@@ -8,6 +8,7 @@
 pub mod checkpoint;
 pub mod clock;
 pub mod fusion;
+pub mod session;
 pub mod sound;
 pub mod speech;
 pub mod srt;
@@ -16,6 +17,7 @@ pub mod track;
 pub use checkpoint::CheckpointError;
 pub use clock::StreamClock;
 pub use fusion::{EvidenceSpec, FusionRow, FusionWindows};
+pub use session::SessionState;
 pub use sound::SoundEvents;
 pub use speech::{SpeechEvent, SpeechSegment, SpeechSegmenter};
 pub use track::Tracker;
