@@ -96,9 +96,8 @@ impl CheckpointStore {
     }
 
     /// What is kept of a session.
-    pub fn find(&mut self, now_ms: u64, stream: u64) -> Option<&Checkpoint> {
-        self.expire(now_ms);
-        self.kept.get(&stream)
+    pub fn find(&self, now_ms: u64, stream: u64) -> Option<&Checkpoint> {
+        self.kept.get(&stream).filter(|kept| kept.age_ms(now_ms) <= CHECKPOINT_KEEP_MS)
     }
 
     /// The newest epoch of a session, as far as it was heard; 0 = never heard.
@@ -162,6 +161,7 @@ mod tests {
         store.keep(2_000, 2, 1, 1, vec![1]).unwrap();
         assert!(store.find(1_000 + CHECKPOINT_KEEP_MS, 1).is_some());
         assert!(store.find(1_001 + CHECKPOINT_KEEP_MS, 1).is_none());
+        store.expire(1_001 + CHECKPOINT_KEEP_MS);
         assert_eq!((store.size(), store.newest(1)), ((1, 1), 1));
     }
 
@@ -196,6 +196,7 @@ mod tests {
                 let known = newest.entry(stream).or_default();
                 prop_assert_eq!(accepted, epoch >= *known);
                 *known = (*known).max(epoch);
+                store.expire(now_ms);
                 let kept: Vec<_> = (0..5).filter_map(|stream| store.find(now_ms, stream).cloned()).collect();
                 prop_assert!(kept.iter().all(|kept| kept.age_ms(now_ms) <= CHECKPOINT_KEEP_MS));
                 prop_assert_eq!(store.size(), (kept.len(), kept.iter().map(|kept| kept.state.len()).sum()));

@@ -13,9 +13,7 @@ mod report;
 mod routing;
 mod topology;
 
-pub use checkpoints::{
-    CHECKPOINT_BYTES_KEPT_MAX, CHECKPOINT_KEEP_MS, CHECKPOINTS_MAX, Checkpoint, CheckpointStore,
-};
+pub use checkpoints::{CHECKPOINT_BYTES_KEPT_MAX, CHECKPOINT_KEEP_MS, CHECKPOINTS_MAX, Checkpoint, CheckpointStore};
 pub use ids::{ModelId, NodeId};
 pub use lease::{
     EpochGate, Held, Holding, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX, Lease, LeaseRefusal, LeaseTable,

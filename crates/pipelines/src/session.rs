@@ -80,7 +80,7 @@ pub struct FusionState {
 }
 
 /// See the module.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionState {
     pub duration_ms: u64,
     pub video: Option<VideoState>,

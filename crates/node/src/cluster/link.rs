@@ -57,8 +57,14 @@ impl Link {
     ) -> Arc<Self> {
         let outboxes = std::array::from_fn(|_| Outbox::new(OUTBOX_BYTES_MAX));
         let checkpoints = Outbox::new(CHECKPOINTS_QUEUED_BYTES_MAX);
-        let link =
-            Arc::new(Self { peer, connection, outboxes, checkpoints, answers, rate_bytes_per_s: AtomicU64::new(RATE_BYTES_PER_S) });
+        let link = Arc::new(Self {
+            peer,
+            connection,
+            outboxes,
+            checkpoints,
+            answers,
+            rate_bytes_per_s: AtomicU64::new(RATE_BYTES_PER_S),
+        });
         for urgency in Urgency::ALL {
             io.spawn(Arc::clone(&link).coalesced(urgency));
         }
@@ -227,10 +233,7 @@ fn priority(urgency: Urgency) -> i32 {
 }
 
 /// Reads checkpoint frames until the stream ends, is out of step, or `taken` says `false`.
-async fn read_checkpoints(
-    mut stream: quinn::RecvStream,
-    mut taken: impl FnMut(CheckpointHeader, Vec<u8>) -> bool,
-) {
+async fn read_checkpoints(mut stream: quinn::RecvStream, mut taken: impl FnMut(CheckpointHeader, Vec<u8>) -> bool) {
     let (mut reader, mut current) = (FrameReader::default(), None);
     while let Ok(Some(chunk)) = stream.read_chunk(usize::MAX, true).await {
         let mut input = &chunk.bytes[..];

@@ -77,7 +77,8 @@ impl SessionKey {
     }
 
     fn header(&self, epoch: u64, number: u64, act: CheckpointAct) -> CheckpointHeader {
-        let header = CheckpointHeader { principal: self.principal, session: self.session, epoch, number, ..Default::default() };
+        let header =
+            CheckpointHeader { principal: self.principal, session: self.session, epoch, number, ..Default::default() };
         header.with(act)
     }
 }
@@ -95,11 +96,14 @@ pub(crate) struct Owned {
 
 impl Owned {
     /// Resolves with the newer epoch when another node owns the session, or a newer run here.
-    pub(crate) async fn superseded(&self) -> u64 {
-        let mut superseded = self.superseded.clone();
-        match superseded.wait_for(|epoch| *epoch > self.epoch).await.map(|epoch| *epoch) {
-            Ok(epoch) => epoch,
-            Err(_) => std::future::pending().await,
+    pub(crate) fn superseded(&self) -> impl Future<Output = u64> + use<> {
+        let (mut superseded, own) = (self.superseded.clone(), self.epoch);
+        async move {
+            let newer = superseded.wait_for(|epoch| *epoch > own).await.map(|epoch| *epoch);
+            match newer {
+                Ok(epoch) => epoch,
+                Err(_) => std::future::pending().await,
+            }
         }
     }
 
@@ -141,13 +145,11 @@ impl Drop for Owned {
 impl Cluster {
     /// Makes this node the owner of a session, in a new epoch. With `resume` the newest state that is kept of it, here or
     /// by a neighbour, comes along, with the epoch that it was made in.
-    pub(crate) async fn own(self: &Arc<Self>, key: SessionKey, resume: bool) -> (Owned, Option<(u64, Vec<u8>)>) {
+    pub(crate) async fn take_up(self: &Arc<Self>, key: SessionKey, resume: bool) -> (Owned, Option<(u64, Vec<u8>)>) {
         let stream = key.stream();
         let mut found = None;
         let mut fresh = false;
-        if resume
-            && let Some(kept) = self.sessions.store.lock().find(now_ms(), stream)
-        {
+        if resume && let Some(kept) = self.sessions.store.lock().find(now_ms(), stream) {
             fresh = kept.age_ms(now_ms()) <= CHECKPOINT_FRESH_MS;
             found = Some((kept.epoch, kept.number, kept.state.clone()));
         }
@@ -186,9 +188,7 @@ impl Cluster {
         let accepted = {
             let mut store = self.sessions.store.lock();
             match header.act()? {
-                CheckpointAct::State => {
-                    store.keep(now_ms(), stream, header.epoch, header.number, state.to_vec())
-                }
+                CheckpointAct::State => store.keep(now_ms(), stream, header.epoch, header.number, state.to_vec()),
                 CheckpointAct::Ended => store.end(stream, header.epoch),
                 CheckpointAct::Claim => store.claim(stream, header.epoch),
                 CheckpointAct::Ask | CheckpointAct::Refused => return None,
@@ -201,7 +201,13 @@ impl Cluster {
             }
             Err(StaleEpoch { epoch, newest, .. }) => {
                 self.sessions.refused.fetch_add(1, Ordering::Relaxed);
-                tracing::info!(session = header.session, node = from, epoch, newest, "an old owner's checkpoint was refused");
+                tracing::info!(
+                    session = header.session,
+                    node = from,
+                    epoch,
+                    newest,
+                    "an old owner's checkpoint was refused"
+                );
                 Some(CheckpointHeader { epoch: newest, ..header.with(CheckpointAct::Refused) })
             }
         }
@@ -210,7 +216,7 @@ impl Cluster {
     /// What is kept of a session, for a neighbour that asks.
     pub(crate) fn kept(&self, asked: &CheckpointHeader) -> (CheckpointHeader, Vec<u8>) {
         let key = SessionKey::of(asked);
-        let mut store = self.sessions.store.lock();
+        let store = self.sessions.store.lock();
         let newest = store.newest(key.stream());
         match store.find(now_ms(), key.stream()) {
             Some(kept) => (key.header(kept.epoch, kept.number, CheckpointAct::State), kept.state.clone()),
@@ -251,7 +257,8 @@ impl Cluster {
             while let Some((peer, answer)) = asking.next().await {
                 let Some((header, state)) = answer else { continue };
                 newest = header.epoch.max(newest);
-                let better = found.as_ref().is_none_or(|(epoch, number, _)| (header.epoch, header.number) > (*epoch, *number));
+                let better =
+                    found.as_ref().is_none_or(|(epoch, number, _)| (header.epoch, header.number) > (*epoch, *number));
                 if !state.is_empty() && better {
                     tracing::debug!(session = key.session, node = self.name_of(peer), "has a state");
                     found = Some((header.epoch, header.number, state));

@@ -347,8 +347,7 @@ impl Stream {
 
     fn tell_checkpoint(&self, header: &CheckpointHeader, state: &[u8]) {
         let (mut writer, bytes) = (FrameWriter::default(), state.len() as u64);
-        let _ =
-            self.outbox.push(|out| writer.put(out, Kind::Checkpoint, 0, header, bytes), Payload::Copied(state));
+        let _ = self.outbox.push(|out| writer.put(out, Kind::Checkpoint, 0, header, bytes), Payload::Copied(state));
     }
 
     fn answer(&self, question: &str) {
