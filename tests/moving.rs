@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sensorium_client::{Client, ClientConfig, Session, SessionOptions};
-use sensorium_wire::{Event, EventBody, Role, Tier};
+use sensorium_wire::{Event, EventBody, Tier};
 use support::cluster::{Place, Plan};
 use support::{Node, authority, block_on, ffmpeg, media, spoken};
 
@@ -119,11 +119,6 @@ fn reading(folder: &Path) -> std::path::PathBuf {
     path
 }
 
-/// Waits until the node keeps a state of somebody's session.
-fn keeps_a_state(node: &Node) {
-    node.wait_until("a state is kept", |status| status["cluster"]["checkpoints"].as_u64() > Some(0));
-}
-
 #[test]
 fn a_fast_session_whose_node_is_killed_ends_as_if_nothing_had_been() {
     let plan = Plan::new(&[edge(&["regional-1"], SEEING), regional("regional-1", SEEING)]);
@@ -141,7 +136,7 @@ fn a_fast_session_whose_node_is_killed_ends_as_if_nothing_had_been() {
         let client = Client::connect(client_of(&[&nodes[0], &nodes[1]])).await.unwrap();
         let mut session = open(&client, true, &street).await;
         let mut events = Vec::new();
-        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 30.., .. })).await;
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 80.., .. })).await;
         nodes[0].signal("KILL");
         rest(&mut session, &mut events).await;
         whole(&events);
@@ -153,6 +148,185 @@ fn a_fast_session_whose_node_is_killed_ends_as_if_nothing_had_been() {
             other => panic!("{other:?}"),
         };
         assert_eq!(closed(&events), closed(&undisturbed));
+        client.close().await;
+    });
+}
+
+#[test]
+fn a_session_at_real_speed_keeps_its_tracks_and_goes_on_where_it_was() {
+    let plan = Plan::new(&[edge(&["regional-1"], SEEING), regional("regional-1", SEEING)]);
+    let nodes = plan.start();
+    let folder = tempfile::tempdir().unwrap();
+    let street = street(folder.path());
+    local(async {
+        let client = Client::connect(client_of(&[&nodes[0], &nodes[1]])).await.unwrap();
+        let mut session = open(&client, false, &street).await;
+        let mut events = Vec::new();
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 45.., .. })).await;
+        nodes[0].signal("KILL");
+        let before = *tracks(&events).last_key_value().unwrap().0;
+        rest(&mut session, &mut events).await;
+        whole(&events);
+        let moves = resumed(&events);
+        assert!(matches!(&moves[..], [(2, 1.., node)] if node == "regional-1"), "{moves:?}");
+        // Whoever was there just before and is there just after is the same one, at about the same place.
+        let tracks = tracks(&events);
+        let (_, after) = tracks.range(before + 1..).next().unwrap();
+        let stayed = tracks[&before].iter().filter(|(id, _)| after.iter().any(|(other, _)| other == id)).count();
+        assert!(stayed * 4 >= tracks[&before].len() * 3, "{:?} then {after:?}", tracks[&before]);
+        for (id, [x, ..]) in &tracks[&before] {
+            if let Some((_, [later, ..])) = after.iter().find(|(other, _)| other == id) {
+                assert!((x - later).abs() < 40, "{id} was at {x} and is at {later}");
+            }
+        }
+        // Every frame was looked at, or is in a gap.
+        let lost: u64 = events
+            .iter()
+            .filter_map(|event| if let EventBody::Gap { units, .. } = &event.body { Some(*units) } else { None })
+            .sum();
+        let EventBody::Closed { frames, .. } = events.last().unwrap().body else { unreachable!() };
+        assert_eq!(frames, 120);
+        assert!(tracks.len() as u64 + lost >= frames, "{} frames seen and {lost} lost of {frames}", tracks.len());
+        client.close().await;
+    });
+}
+
+#[test]
+fn a_transcript_is_complete_and_said_once() {
+    let plan = Plan::new(&[edge(&["regional-1"], HEARING), regional("regional-1", HEARING)]);
+    let mut nodes = plan.start();
+    let folder = tempfile::tempdir().unwrap();
+    let reading = reading(folder.path());
+    let mut undisturbed = Vec::new();
+    local(async {
+        let client = Client::connect(client_of(&[&nodes[1]])).await.unwrap();
+        rest(&mut open(&client, true, &reading).await, &mut undisturbed).await;
+        client.close().await;
+    });
+    let expected = transcripts(&undisturbed);
+    assert!(expected.len() >= 5, "{expected:?}");
+    for fast in [true, false] {
+        local(async {
+            let client = Client::connect(client_of(&[&nodes[0], &nodes[1]])).await.unwrap();
+            let mut session = open(&client, fast, &reading).await;
+            let mut events = Vec::new();
+            // In the middle of the third sentence.
+            let begins = |event: &Event| matches!(event.body, EventBody::Speech { active: true, .. });
+            for _ in 0..3 {
+                until(&mut session, &mut events, begins).await;
+            }
+            nodes[0].signal("KILL");
+            rest(&mut session, &mut events).await;
+            whole(&events);
+            assert_eq!(resumed(&events).len(), 1);
+            assert_eq!(transcripts(&events), expected, "fast: {fast}");
+            client.close().await;
+        });
+        assert!(!nodes[0].wait());
+        nodes[0].restart();
+        nodes.iter().for_each(Node::joined);
+    }
+}
+
+#[test]
+fn an_old_owner_is_refused_and_ends_its_session() {
+    let plan = Plan::new(&[edge(&["regional-1"], SEEING), regional("regional-1", SEEING)]);
+    let nodes = plan.start();
+    let folder = tempfile::tempdir().unwrap();
+    let street = street(folder.path());
+    local(async {
+        let client = Client::connect(client_of(&[&nodes[0], &nodes[1]])).await.unwrap();
+        let mut session = open(&client, false, &street).await;
+        let mut events = Vec::new();
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 25.., .. })).await;
+        nodes[0].signal("STOP");
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Resumed { .. })).await;
+        nodes[0].signal("CONT");
+        rest(&mut session, &mut events).await;
+        whole(&events);
+        tracks(&events);
+        let moves = resumed(&events);
+        assert!(matches!(&moves[..], [(2, 1.., node)] if node == "regional-1"), "{moves:?}");
+        client.close().await;
+    });
+    let began = Instant::now();
+    while !nodes[0].log().contains("moved to another node (epoch 2)") {
+        assert!(began.elapsed() < support::PATIENCE, "{}", nodes[0].log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    nodes[0].wait_until("its session is over", |status| status["sessions"] == 0);
+}
+
+#[test]
+fn when_the_fallback_dies_another_is_chosen() {
+    let plan = Plan::new(&[
+        edge(&["regional-1", "regional-2"], SEEING),
+        regional("regional-1", SEEING),
+        regional("regional-2", SEEING),
+    ]);
+    let nodes = plan.start();
+    let folder = tempfile::tempdir().unwrap();
+    let street = street(folder.path());
+    local(async {
+        let client = Client::connect(client_of(&[&nodes[0], &nodes[2]])).await.unwrap();
+        let mut session = open(&client, false, &street).await;
+        let mut events = Vec::new();
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 12.., .. })).await;
+        nodes[1].signal("KILL");
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 45.., .. })).await;
+        nodes[0].signal("KILL");
+        rest(&mut session, &mut events).await;
+        whole(&events);
+        let moves = resumed(&events);
+        assert!(matches!(&moves[..], [(2, 1.., node)] if node == "regional-2"), "{moves:?}");
+        client.close().await;
+    });
+}
+
+#[test]
+fn a_state_is_fetched_from_the_neighbour_that_keeps_it() {
+    // Two edges share a parent; the client knows only the edges.
+    let plan = Plan::new(&[
+        edge(&["regional-1"], SEEING),
+        Place { name: "edge-2", tier: Tier::Edge, parents: &["regional-1"], options: SEEING },
+        regional("regional-1", SEEING),
+    ]);
+    let nodes = plan.start();
+    let folder = tempfile::tempdir().unwrap();
+    let street = street(folder.path());
+    local(async {
+        let client = Client::connect(client_of(&[&nodes[0], &nodes[1]])).await.unwrap();
+        let mut session = open(&client, false, &street).await;
+        let mut events = Vec::new();
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 35.., .. })).await;
+        nodes[0].signal("KILL");
+        rest(&mut session, &mut events).await;
+        whole(&events);
+        let moves = resumed(&events);
+        assert!(matches!(&moves[..], [(2, 1.., node)] if node == "edge-2"), "{moves:?}");
+        client.close().await;
+    });
+    // What was kept of a session that has ended goes.
+    nodes[2].wait_until("nothing is kept", |status| status["cluster"]["checkpoints"] == 0);
+}
+
+#[test]
+fn without_a_state_a_session_starts_again_and_says_so() {
+    let authority = authority();
+    let [one, two] = ["one", "two"].map(|name| Node::start_of(&authority, name, SEEING));
+    let folder = tempfile::tempdir().unwrap();
+    let street = street(folder.path());
+    local(async {
+        let client = Client::connect(client_of(&[&one, &two])).await.unwrap();
+        let mut session = open(&client, true, &street).await;
+        let mut events = Vec::new();
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 20.., .. })).await;
+        one.signal("KILL");
+        rest(&mut session, &mut events).await;
+        whole(&events);
+        assert_eq!(tracks(&events).len(), 120);
+        let told = |event: &Event| matches!(&event.body, EventBody::Notice { text } if text.contains("starts again"));
+        assert!(events.iter().any(told));
         client.close().await;
     });
 }
