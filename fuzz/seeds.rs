@@ -117,7 +117,7 @@ fn grant() -> GrantHeader {
 }
 
 fn session() -> SessionHeader {
-    SessionHeader { session: 5, budget_us: 100_000, fast: 1, reserved: [0; 7], name: Name::cut("match.mkv") }
+    SessionHeader { session: 5, budget_us: 100_000, fast: 1, name: Name::cut("match.mkv"), ..SessionHeader::default() }
 }
 
 fn answer() -> AnswerHeader {

@@ -30,7 +30,7 @@ pub enum ClientError {
     /// run is not known.
     #[error("job {job_id}: its deadline passed while no node could be reached; it had been sent {sent} times")]
     Expired { job_id: JobId, sent: u32 },
-    /// Sessions do not move to another node.
+    /// Nobody took the session up.
     #[error(
         "the session broke off {after_ms} ms after it was opened and {events} events: the node {node} at {address} was lost ({reason})"
     )]

@@ -116,11 +116,24 @@ impl Inner {
 
     /// The connection in use; waits for one while nodes are being dialled.
     pub(crate) async fn connected(&self) -> Result<(quinn::Connection, ConnectedNode), ClientError> {
+        self.connected_other(None).await
+    }
+
+    /// The connection that comes after `gone`, which has broken.
+    pub(crate) async fn connected_after(
+        &self,
+        gone: &quinn::Connection,
+    ) -> Result<(quinn::Connection, ConnectedNode), ClientError> {
+        self.connected_other(Some(gone.stable_id())).await
+    }
+
+    async fn connected_other(&self, gone: Option<usize>) -> Result<(quinn::Connection, ConnectedNode), ClientError> {
         let mut changed = self.changed.subscribe();
         loop {
             {
                 let state = self.state.lock();
-                if let Some(live) = &state.live {
+                let usable = |live: &&Live| gone.is_none_or(|gone| live.connection.stable_id() != gone);
+                if let Some(live) = state.live.as_ref().filter(usable) {
                     return Ok((live.connection.clone(), live.node.clone()));
                 }
                 if state.ended.is_some() {

@@ -19,7 +19,8 @@
 //! - [`ClientError::Lost`] when no node came back, [`ClientError::Silent`] when a node that has the job does not answer.
 //!
 //! A client stays with the node that it has, also when one that stands before it in the list comes back. When its own
-//! address changes, [`Client::rebind`] keeps connection, jobs and sessions. Sessions do not move to another node.
+//! address changes, [`Client::rebind`] keeps connection, jobs and sessions. A session whose node is lost goes on by itself at
+//! the next one ([`Session::next`]).
 //!
 //! It holds no more in flight than the node granted: `submit` waits for credits. Best latency is had on a
 //! `current_thread` runtime that is not kept busy: with several nodes, one that does not run for 0.7 s loses its connection.
@@ -35,6 +36,7 @@ mod job;
 mod loan;
 mod pending;
 mod query;
+mod seen;
 mod session;
 mod submit;
 mod transit;

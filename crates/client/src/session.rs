@@ -1,6 +1,6 @@
 //! A media file as a session: the file goes up, events come down.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,9 +13,13 @@ use tokio::io::AsyncReadExt;
 
 use crate::ClientError;
 use crate::inner::{ConnectedNode, Inner};
+use crate::seen::Seen;
 
 /// The file is read in pieces of this size.
 const PIECE_BYTES: usize = 256 << 10;
+
+/// How often a session is taken up without an event in between.
+const RESUMES_MAX: u32 = 16;
 
 /// How a session runs.
 #[derive(Clone, Debug)]
@@ -32,52 +36,92 @@ impl Default for SessionOptions {
     }
 }
 
-/// An open session.
+/// An open session. When its node or the connection is lost it goes on by itself, on the next connection of the client.
 pub struct Session {
-    stream: quinn::RecvStream,
+    inner: Arc<Inner>,
+    options: SessionOptions,
+    path: PathBuf,
+    file_bytes: u64,
+    /// Under this number it is taken up again.
+    session: u64,
+    stream: Stream,
+    opened: Instant,
+    seen: Seen,
+    /// Takings up since the last event.
+    resumes: u32,
+}
+
+/// What comes from one node.
+struct Stream {
+    recv: quinn::RecvStream,
     reader: FrameReader,
     chunk: Bytes,
     payload: Vec<u8>,
     kind: Option<Kind>,
     upload: tokio::task::JoinHandle<Result<(), ClientError>>,
+    connection: quinn::Connection,
     node: ConnectedNode,
-    opened: Instant,
-    events: u64,
 }
 
 pub(crate) async fn open(inner: &Arc<Inner>, options: SessionOptions, file: &Path) -> Result<Session, ClientError> {
-    let file_error = |source| ClientError::File { path: file.to_owned(), source };
-    let source = tokio::fs::File::open(file).await.map_err(file_error)?;
-    let metadata = source.metadata().await.map_err(file_error)?;
-    if !metadata.is_file() {
-        return Err(ClientError::Invalid(format!("{}: not a regular file", file.display())));
-    }
+    let (source, file_bytes) = open_file(file).await?;
     let (connection, node) = inner.connected().await?;
     let opened = Instant::now();
-    let (send, stream) = connection.open_bi().await.map_err(|error| lost(&node, opened, 0, &error))?;
+    let header = header(&options, file, rand::random());
+    let stream = start(connection, node, header, source, file_bytes, file).await;
+    Ok(Session {
+        inner: Arc::clone(inner),
+        options,
+        path: file.to_owned(),
+        file_bytes,
+        session: header.session,
+        stream: stream.map_err(|(node, error)| lost(&node, opened, 0, &error))?,
+        opened,
+        seen: Seen::default(),
+        resumes: 0,
+    })
+}
+
+async fn open_file(path: &Path) -> Result<(tokio::fs::File, u64), ClientError> {
+    let file_error = |source| ClientError::File { path: path.to_owned(), source };
+    let file = tokio::fs::File::open(path).await.map_err(file_error)?;
+    let metadata = file.metadata().await.map_err(file_error)?;
+    if !metadata.is_file() {
+        return Err(ClientError::Invalid(format!("{}: not a regular file", path.display())));
+    }
+    Ok((file, metadata.len()))
+}
+
+fn header(options: &SessionOptions, file: &Path, session: u64) -> SessionHeader {
     let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let header = SessionHeader {
-        session: rand::random(),
+    SessionHeader {
+        session,
         budget_us: options.budget_ms.saturating_mul(1000),
         fast: u8::from(options.fast),
-        reserved: [0; 7],
         name: Name::cut(&name),
+        ..SessionHeader::default()
+    }
+}
+
+/// Opens the stream and sends the file beside what is read from it.
+async fn start(
+    connection: quinn::Connection,
+    node: ConnectedNode,
+    header: SessionHeader,
+    file: tokio::fs::File,
+    file_bytes: u64,
+    path: &Path,
+) -> Result<Stream, (ConnectedNode, quinn::ConnectionError)> {
+    let (send, recv) = match connection.open_bi().await {
+        Ok(streams) => streams,
+        Err(error) => return Err((node, error)),
     };
-    let path = file.to_owned();
+    let path = path.to_owned();
     let upload = tokio::spawn(async move {
-        upload(send, source, &header, metadata.len()).await.map_err(|source| ClientError::File { path, source })
+        upload(send, file, &header, file_bytes).await.map_err(|source| ClientError::File { path, source })
     });
-    Ok(Session {
-        stream,
-        reader: FrameReader::default(),
-        chunk: Bytes::new(),
-        payload: Vec::new(),
-        kind: None,
-        upload,
-        node,
-        opened,
-        events: 0,
-    })
+    let (reader, chunk) = (FrameReader::default(), Bytes::new());
+    Ok(Stream { recv, reader, chunk, payload: Vec::new(), kind: None, upload, connection, node })
 }
 
 fn lost(node: &ConnectedNode, opened: Instant, events: u64, error: &quinn::ConnectionError) -> ClientError {
@@ -128,15 +172,82 @@ impl Session {
     /// The node that runs it.
     #[must_use]
     pub fn node(&self) -> &ConnectedNode {
-        &self.node
+        &self.stream.node
     }
 
-    /// The next event; `None` after the last one.
+    /// The next event; `None` after the last one. When the node or the connection is lost, the session is taken up on the
+    /// client's next connection: the file is sent again, an [`sensorium_wire::EventBody::Resumed`] (or a notice that it
+    /// starts from the beginning) comes, and then what the application has not had. Numbers go on without holes.
     ///
     /// # Errors
-    /// [`ClientError::SessionLost`] when the connection is lost: a session ends with its node, and another one has to be
-    /// opened. Also when the file cannot be read to its end, or the node breaks the protocol.
+    /// [`ClientError::SessionLost`] when nobody takes the session up. Also when the file cannot be read to its end or is
+    /// not the same any more, or the node breaks the protocol.
     pub async fn next(&mut self) -> Result<Option<Event>, ClientError> {
+        loop {
+            match self.stream.next().await {
+                Ok(Some(event)) => {
+                    self.resumes = 0;
+                    if let Some(event) = self.seen.admit(event) {
+                        return Ok(Some(event));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Err(Broken::Connection(error)) => self.resume(error).await?,
+                Err(Broken::Other(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Opens the session again, on the next connection that there is.
+    async fn resume(&mut self, error: quinn::ConnectionError) -> Result<(), ClientError> {
+        let mut lost_by = lost(&self.stream.node, self.opened, self.seen.events, &error);
+        loop {
+            self.resumes += 1;
+            if matches!(lost_by, ClientError::Closed) || self.resumes > RESUMES_MAX {
+                return Err(lost_by);
+            }
+            let Ok((connection, node)) = self.inner.connected_after(&self.stream.connection).await else {
+                return Err(lost_by);
+            };
+            let (file, bytes) = open_file(&self.path).await?;
+            if bytes != self.file_bytes {
+                let (path, before) = (self.path.display(), self.file_bytes);
+                return Err(ClientError::Invalid(format!(
+                    "{path}: {bytes} bytes now, {before} when the session was opened; it cannot go on"
+                )));
+            }
+            let header = SessionHeader {
+                resume: 1,
+                next_event: self.seen.events,
+                seen_ms: self.seen.latest_ms,
+                ..header(&self.options, &self.path, self.session)
+            };
+            match start(connection, node, header, file, bytes, &self.path).await {
+                Ok(stream) => {
+                    tracing::debug!(node = stream.node.name, session = self.session, "session taken up");
+                    self.stream = stream;
+                    return Ok(());
+                }
+                Err((node, error)) => lost_by = lost(&node, self.opened, self.seen.events, &error),
+            }
+        }
+    }
+}
+
+/// Why nothing more comes from a node.
+enum Broken {
+    Connection(quinn::ConnectionError),
+    Other(ClientError),
+}
+
+impl From<ClientError> for Broken {
+    fn from(error: ClientError) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Stream {
+    async fn next(&mut self) -> Result<Option<Event>, Broken> {
         loop {
             let mut input = &self.chunk[..];
             let step = self.reader.step(&mut input).map_err(|error| ClientError::Protocol(error.to_string()))?;
@@ -146,15 +257,17 @@ impl Session {
                 Step::Payload(bytes) => self.payload.extend_from_slice(bytes),
                 Step::End => done = true,
                 Step::More => {
-                    let piece = self.stream.read_chunk(usize::MAX, true).await;
+                    let piece = self.recv.read_chunk(usize::MAX, true).await;
                     let broken = |error| match error {
-                        quinn::ReadError::ConnectionLost(error) => lost(&self.node, self.opened, self.events, &error),
-                        error => ClientError::Protocol(format!("the session broke off: {error}")),
+                        quinn::ReadError::ConnectionLost(error) => Broken::Connection(error),
+                        error => ClientError::Protocol(format!("the session broke off: {error}")).into(),
                     };
                     match piece.map_err(broken)? {
                         Some(piece) => self.chunk = piece.bytes,
                         None if self.reader.is_between_frames() => return self.finish().await,
-                        None => return Err(ClientError::Protocol("the session ended inside an event".to_owned())),
+                        None => {
+                            return Err(ClientError::Protocol("the session ended inside an event".to_owned()).into());
+                        }
                     }
                     continue;
                 }
@@ -163,19 +276,20 @@ impl Session {
             let _ = self.chunk.split_to(used);
             if done {
                 let payload = std::mem::take(&mut self.payload);
-                self.events += u64::from(self.kind == Some(Kind::Event));
                 return match self.kind {
                     Some(Kind::Event) => codec::decode(&payload)
                         .map(Some)
-                        .ok_or_else(|| ClientError::Protocol("an event is not a valid archive".to_owned())),
-                    Some(Kind::Error) => Err(ClientError::Refused(String::from_utf8_lossy(&payload).into_owned())),
-                    other => Err(ClientError::Protocol(format!("an event was expected, not {other:?}"))),
+                        .ok_or_else(|| ClientError::Protocol("an event is not a valid archive".to_owned()).into()),
+                    Some(Kind::Error) => {
+                        Err(ClientError::Refused(String::from_utf8_lossy(&payload).into_owned()).into())
+                    }
+                    other => Err(ClientError::Protocol(format!("an event was expected, not {other:?}")).into()),
                 };
             }
         }
     }
 
-    async fn finish(&mut self) -> Result<Option<Event>, ClientError> {
+    async fn finish(&mut self) -> Result<Option<Event>, Broken> {
         if self.upload.is_finished() {
             (&mut self.upload).await.map_err(|error| ClientError::Protocol(error.to_string()))??;
         }
@@ -183,7 +297,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for Stream {
     fn drop(&mut self) {
         self.upload.abort();
     }

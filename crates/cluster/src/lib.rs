@@ -5,6 +5,7 @@
 //! nothing of QUIC or actors: whoever calls it dials, sends and receives. So the same code runs in a node and in tests
 //! that play loss, delay and partitions in virtual time.
 
+mod checkpoints;
 mod ids;
 mod lease;
 mod membership;
@@ -12,6 +13,7 @@ mod report;
 mod routing;
 mod topology;
 
+pub use checkpoints::{CHECKPOINT_BYTES_KEPT_MAX, CHECKPOINT_KEEP_MS, CHECKPOINTS_MAX, Checkpoint, CheckpointStore};
 pub use ids::{ModelId, NodeId};
 pub use lease::{
     EpochGate, Held, Holding, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX, Lease, LeaseRefusal, LeaseTable,

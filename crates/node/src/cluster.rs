@@ -18,6 +18,7 @@ mod forward;
 mod link;
 mod rollcall;
 mod serve;
+mod sessions;
 mod status;
 mod trips;
 
@@ -39,12 +40,14 @@ pub use control::Plane;
 pub use envoy::{Answering, Envoy, Subject};
 pub use forward::{Accepted, Departure, Passing};
 pub use serve::serve;
+pub(crate) use sessions::{Owned, SessionKey};
 pub use status::ClusterStatus;
 pub use trips::Origin;
 
 use foresight::Foresight;
 use link::Link;
 use rollcall::SeenNode;
+use sessions::Sessions;
 use trips::Trips;
 
 /// Which node of which cluster this is.
@@ -69,6 +72,7 @@ pub struct Cluster {
     foresight: Mutex<Foresight>,
     /// What nodes in reach said of themselves last, by name.
     seen: Mutex<BTreeMap<String, SeenNode>>,
+    sessions: Sessions,
     counters: Counters,
     /// Where the tasks of links run.
     io: Handle,
@@ -103,6 +107,7 @@ impl Cluster {
             trips: Mutex::default(),
             foresight: Mutex::default(),
             seen: Mutex::default(),
+            sessions: Sessions::default(),
             counters: Counters::default(),
             io,
         })

@@ -8,6 +8,7 @@
 //! dropped and reported as a gap. In a fast session nothing is dropped; the source waits instead.
 
 mod audio;
+mod capture;
 mod events;
 mod fuse;
 mod gaps;
@@ -19,15 +20,20 @@ mod visual;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sensorium_pipelines::EvidenceSpec;
+use sensorium_pipelines::session::{SessionState, VideoState};
 use sensorium_wire::{EventBody, Modality};
 use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
 
-use crate::cluster::{Cluster, Origin};
+use crate::cluster::{Cluster, Origin, Owned, SessionKey};
 use crate::gateway::SessionRequest;
 
+use capture::{Begin, Cuts, Side};
 pub(crate) use events::Events;
+use events::Part;
 use infer::Inference;
 
 /// What sessions may use.
@@ -47,11 +53,13 @@ const PACKETS_QUEUED_MAX: usize = 64;
 /// Pieces of evidence between the parts and fusion.
 const EVIDENCE_QUEUED_MAX: usize = 256;
 
-/// What came of the parts of a session.
+/// A session's state is captured this often, in milliseconds, and at every final transcript.
+const CHECKPOINT_MS: u64 = 1_000;
+
+/// What came of a part of a session.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     units: u64,
-    gaps: u64,
 }
 
 /// Runs a session to its end; the last event says how it ended.
@@ -62,19 +70,116 @@ pub(crate) async fn run(
     mut stopping: watch::Receiver<bool>,
     events: Events,
 ) {
-    tracing::info!(name = %request.header.name, bytes = request.media.bytes, fast = request.header.fast != 0, tenant = request.principal.tenant, "session opened");
+    let header = &request.header;
+    let resume = header.resume != 0;
+    let principal = Origin::of(&request.principal).principal;
+    let key = SessionKey { principal, session: header.session };
+    let (mut owned, kept) = cluster.take_up(key, resume).await;
+    let epoch = owned.epoch;
+    tracing::info!(name = %header.name, session = header.session, epoch, resume, bytes = request.media.bytes, fast = header.fast != 0, tenant = request.principal.tenant, "session opened");
+    let state = kept.and_then(|(made_in, bytes)| match SessionState::decode(&bytes) {
+        Ok(state) => Some(state),
+        Err(error) => {
+            tracing::warn!(
+                session = header.session,
+                made_in,
+                "the session's state is refused and it starts afresh: {error}"
+            );
+            None
+        }
+    });
+    if resume && state.is_none() {
+        let text =
+            "no state of the session can be used: it starts again from its beginning, and its tracks get new ids";
+        events.emit(0, EventBody::Notice { text: text.to_owned() }, None);
+    }
+    let (states, mut captured) = watch::channel(None);
+    let cuts = Cuts::new();
     let outcome = tokio::select! {
-        outcome = run_parts(&request, &cluster, &limits, &events) => outcome,
+        outcome = run_parts(&request, &cluster, &limits, &events, Going { state, epoch, cuts: cuts.clone(), states }) => outcome,
+        epoch = checkpoints(&mut owned, &cuts, &mut captured) => Err(format!("moved to another node (epoch {epoch})")),
         _ = stopping.wait_for(|stopping| *stopping) => Err("the node is stopping".to_owned()),
         () = events.abandoned() => Err("the client is gone".to_owned()),
     };
     match outcome {
-        Ok((frames, audio_ms, gaps)) => events.finish(frames, audio_ms, gaps),
+        Ok((frames, audio_ms)) => {
+            owned.ended();
+            events.finish(frames, audio_ms);
+        }
+        // What was kept of it stays for a while: its client may come back, here or elsewhere.
         Err(reason) => {
-            tracing::info!(name = %request.header.name, reason, "session ended early");
+            tracing::info!(name = %header.name, session = header.session, epoch, reason, "session ended early");
             events.close(&reason);
         }
     }
+}
+
+/// Sends the session's state on, every [`CHECKPOINT_MS`] and whenever a part wants it. Ends with the newer epoch when the
+/// session is another's.
+async fn checkpoints(owned: &mut Owned, cuts: &Cuts, captured: &mut watch::Receiver<Option<Arc<SessionState>>>) -> u64 {
+    let mut superseded = std::pin::pin!(owned.superseded());
+    let mut ticks = tokio::time::interval(Duration::from_millis(CHECKPOINT_MS));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            epoch = &mut superseded => return epoch,
+            _ = ticks.tick() => cuts.want(),
+            Ok(()) = captured.changed() => {
+                let state = captured.borrow_and_update().clone();
+                if let Some(state) = state {
+                    owned.checkpoint(state.encode());
+                }
+            }
+        }
+    }
+}
+
+/// Where a session goes on, and how its state is captured on the way.
+struct Going {
+    state: Option<SessionState>,
+    epoch: u64,
+    cuts: Cuts,
+    states: watch::Sender<Option<Arc<SessionState>>>,
+}
+
+/// What the source holds, found out anew or as it was before.
+async fn open(
+    request: &SessionRequest,
+    cluster: &Cluster,
+    limits: &SessionLimits,
+    events: &Events,
+    going: &Going,
+) -> Result<source::SourceInfo, String> {
+    if let Some(state) = &going.state {
+        let (from_ms, epoch) = (state.reached_ms(), going.epoch);
+        events.emit(from_ms, EventBody::Resumed { epoch, from_ms, node: cluster.engine.node }, None);
+        let video = state.video.as_ref().map(|video| source::VideoInfo {
+            width: video.width,
+            height: video.height,
+            frame_rate: video.frame_rate,
+        });
+        return Ok(source::SourceInfo { video, audio: state.audio.is_some(), duration_ms: state.duration_ms });
+    }
+    let info = source::probe(&limits.ffmpeg, &request.media.path).await?;
+    let (width, height, frame_rate) =
+        info.video.map_or((0, 0, 0.0), |video| (video.width, video.height, video.frame_rate));
+    let opened = EventBody::Opened {
+        video: info.video.is_some(),
+        audio: info.audio,
+        width,
+        height,
+        frame_rate,
+        sample_rate_hz: if info.audio { source::SAMPLE_RATE_HZ } else { 0 },
+        duration_ms: info.duration_ms,
+    };
+    events.emit(0, opened, None);
+    if info.video.is_none() {
+        events.emit(0, EventBody::Notice { text: "the file has no video: only sound is looked at".to_owned() }, None);
+    }
+    if !info.audio {
+        events.emit(0, EventBody::Notice { text: "the file has no sound: only video is looked at".to_owned() }, None);
+    }
+    Ok(info)
 }
 
 async fn run_parts(
@@ -82,66 +187,92 @@ async fn run_parts(
     cluster: &Arc<Cluster>,
     limits: &SessionLimits,
     events: &Events,
-) -> Result<(u64, u64, u64), String> {
+    going: Going,
+) -> Result<(u64, u64), String> {
     let fast = request.header.fast != 0;
-    let info = source::probe(&limits.ffmpeg, &request.media.path).await?;
-    let (width, height, frame_rate) =
-        info.video.map_or((0, 0, 0.0), |video| (video.width, video.height, video.frame_rate));
-    events.emit(
-        0,
-        EventBody::Opened {
-            video: info.video.is_some(),
-            audio: info.audio,
-            width,
-            height,
-            frame_rate,
-            sample_rate_hz: if info.audio { source::SAMPLE_RATE_HZ } else { 0 },
-            duration_ms: info.duration_ms,
-        },
-        None,
-    );
-    if info.video.is_none() {
-        events.emit(0, EventBody::Notice { text: "the file has no video: only sound is looked at".to_owned() }, None);
+    let info = open(request, cluster, limits, events, &going).await?;
+    let origin = Origin::of(&request.principal);
+    let inference = Inference::new(Arc::clone(cluster), request.caller, origin, fast, request.header.budget_us);
+    let resumed = going.state.is_some();
+    if !resumed {
+        for text in inference.missing_models() {
+            events.emit(0, EventBody::Notice { text }, None);
+        }
     }
-    if !info.audio {
-        events.emit(0, EventBody::Notice { text: "the file has no sound: only video is looked at".to_owned() }, None);
+    let state = going.state.unwrap_or_default();
+    if resumed {
+        let none = (Vec::new(), 0);
+        let (video, video_gaps) = state.video.as_ref().map_or(none.clone(), |video| (video.tail.clone(), video.gaps));
+        let (audio, audio_gaps) = state.audio.as_ref().map_or(none, |audio| (audio.tail.clone(), audio.gaps));
+        events.retell(Part::Video, &video, video_gaps);
+        events.retell(Part::Audio, &audio, audio_gaps);
+        events.retell(Part::Fusion, &state.fusion.tail, state.fusion.gaps);
     }
-    let inference = Inference::new(
-        Arc::clone(cluster),
-        request.caller,
-        Origin::of(&request.principal),
-        fast,
-        request.header.budget_us,
-    );
-    for text in inference.missing_models() {
-        events.emit(0, EventBody::Notice { text }, None);
-    }
+    // A side that has come to its end before is not read again.
+    let (video_done, video_from) = divide(state.video, |video| video.ended);
+    let (audio_done, audio_from) = divide(state.audio, |audio| audio.ended);
+    let running = source::SourceInfo {
+        video: info.video.filter(|_| video_done.is_none()),
+        audio: info.audio && audio_done.is_none(),
+        ..info
+    };
+    let position = source::Position {
+        frame: video_from.as_ref().and_then(|video| video.last),
+        sample: audio_from.as_ref().map_or(0, |audio| audio.from),
+        catch_up_ms: if request.header.resume != 0 { request.header.seen_ms } else { 0 },
+    };
+    let mut frames_total = video_done.as_ref().map_or(0, VideoState::frames);
+    let mut samples_total = audio_done.as_ref().map_or(0, |audio| audio.heard);
 
     let (frames, frame_queue) = mpsc::channel(FRAMES_QUEUED_MAX);
     let (sound, sound_queue) = mpsc::channel(PACKETS_QUEUED_MAX);
     let (evidence, evidence_queue) = mpsc::channel(EVIDENCE_QUEUED_MAX);
-    let source = source::Source::new(limits, &request.media.path, info, fast, events.clone());
-    let reading = source.read(frames, sound);
-    let looking = visual::run(info.video, frame_queue, inference.clone(), events.clone(), evidence.clone());
-    let listening = audio::run(info.audio, sound_queue, inference.clone(), events.clone(), evidence);
-    let fusing =
-        fuse::run(info.video.is_some(), info.audio, limits.evidence.clone(), evidence_queue, inference, events.clone());
+    let begin = Begin {
+        video: info.video.map(|_| video_done.map_or(Side::Runs, |state| Side::Ended(Box::new(state)))),
+        audio: info.audio.then(|| audio_done.map_or(Side::Runs, |state| Side::Ended(Box::new(state)))),
+        state: state.fusion,
+        duration_ms: info.duration_ms,
+    };
     // Tasks of their own, so that they run beside each other; dropping this future stops them all.
     let mut parts = tokio::task::JoinSet::new();
-    parts.spawn(async move { (Modality::Visual, looking.await) });
-    parts.spawn(async move { (Modality::Audio, listening.await) });
-    parts.spawn(async move { (Modality::Fusion, fusing.await) });
-    let dropped = reading.await?;
-    let (mut frames, mut audio_samples, mut gaps) = (0, 0, dropped.gaps);
+    if let Some(video) = running.video {
+        let (cuts, inference) = (going.cuts.clone(), inference.clone());
+        let looking = visual::run(video, video_from, frame_queue, cuts, inference, events.clone(), evidence.clone());
+        parts.spawn(async move { (Modality::Visual, looking.await) });
+    }
+    if running.audio {
+        let (cuts, inference) = (going.cuts.clone(), inference.clone());
+        let listening = audio::run(audio_from, sound_queue, cuts, inference, events.clone(), evidence.clone());
+        parts.spawn(async move { (Modality::Audio, listening.await) });
+    }
+    drop(evidence);
+    let fusing = fuse::run(limits.evidence.clone(), begin, evidence_queue, going.states, inference, events.clone());
+    parts.spawn(async move {
+        fusing.await;
+        (Modality::Fusion, 0)
+    });
+    let source = source::Source::new(limits, &request.media.path, running, fast, position, events.clone());
+    let dropped = if running.video.is_some() || running.audio {
+        source.read(frames, sound).await?
+    } else {
+        drop((frames, sound));
+        Tally::default()
+    };
     while let Some(ended) = parts.join_next().await {
-        let (part, tally): (Modality, Tally) =
-            ended.map_err(|error| format!("a part of the session failed: {error}"))?;
-        gaps += tally.gaps;
+        let (part, units) = ended.map_err(|error| format!("a part of the session failed: {error}"))?;
         match part {
-            Modality::Visual => frames = tally.units + dropped.units,
-            Modality::Audio => audio_samples = tally.units,
+            Modality::Visual => frames_total = units.max(dropped.units),
+            Modality::Audio => samples_total = units,
             Modality::Fusion => {}
         }
     }
-    Ok((frames, audio_samples * 1000 / u64::from(source::SAMPLE_RATE_HZ), gaps))
+    Ok((frames_total, samples_total * 1000 / u64::from(source::SAMPLE_RATE_HZ)))
+}
+
+/// A state that has ended, or one to go on from.
+fn divide<T>(state: Option<T>, ended: impl FnOnce(&T) -> bool) -> (Option<T>, Option<T>) {
+    match state {
+        Some(state) if ended(&state) => (Some(state), None),
+        state => (None, state),
+    }
 }

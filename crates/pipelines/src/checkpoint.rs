@@ -64,9 +64,20 @@ impl Writer {
         self.put(&value.to_le_bytes());
     }
 
+    /// Bytes of any length, after their number.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) {
+        self.count(bytes.len());
+        self.put(bytes);
+    }
+
     /// The number of items that follow; their bounds keep it far below the type's.
     pub(crate) fn count(&mut self, count: usize) {
         self.u32(u32::try_from(count).expect("counts of bounded state are small"));
+    }
+
+    /// Without a look at the length, for who leaves something out when it is too long.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
@@ -140,6 +151,15 @@ impl<'a> Reader<'a> {
     pub(crate) fn unit_f32(&mut self, what: &'static str) -> Result<f32, CheckpointError> {
         let value = self.f32(what)?;
         if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(CheckpointError::Invalid { what }) }
+    }
+
+    /// Bytes after their number.
+    pub(crate) fn bytes(&mut self, what: &'static str, bytes_max: usize) -> Result<&'a [u8], CheckpointError> {
+        let bytes = self.count(what, bytes_max)?;
+        let rest = &self.bytes[self.at..];
+        let field = rest.get(..bytes).ok_or(CheckpointError::Truncated { what, bytes: self.bytes.len() })?;
+        self.at += bytes;
+        Ok(field)
     }
 
     /// The number of items that follow.

@@ -16,10 +16,17 @@ use sensorium_wire::event::Track;
 use sensorium_wire::result::ClassScore;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{CheckpointError, Reader, Writer};
 use crate::sound::spoken_for_ms;
 pub use evidence::{EvidenceError, EvidenceSpec, FEATURES, SOUND_GROUPS};
 use evidence::{Labels, Scales};
 use window::Window;
+
+const KIND: [u8; 4] = *b"SFUS";
+const VERSION: u16 = 1;
+/// Open windows that a checkpoint holds; what lies further ahead is left out, and its evidence is missing after a
+/// restore.
+pub const CHECKPOINT_WINDOWS_MAX: usize = 128;
 
 /// Numbers in a row of evidence.
 pub const FEATURES_COUNT: usize = 16;
@@ -187,6 +194,73 @@ impl FusionWindows {
     #[must_use]
     pub const fn skipped(&self) -> u64 {
         self.skipped
+    }
+
+    /// The state in which one source has come only as far as it had in `earlier`, a state that this one came from, and the
+    /// others as far as here. So states of sources that are captured one after the other make one checkpoint.
+    #[must_use]
+    pub fn with_earlier(&self, source: Source, earlier: &Self) -> Self {
+        let mut joined = self.clone();
+        let none = Window::default();
+        for (number, window) in (self.next..).zip(&mut joined.open) {
+            let at = number.checked_sub(earlier.next).and_then(|at| usize::try_from(at).ok());
+            let before = at.and_then(|at| earlier.open.get(at)).unwrap_or(&none);
+            if source == Source::Video {
+                window.take_video(before);
+            } else {
+                let mut audio = before.clone();
+                audio.take_video(window);
+                *window = audio;
+            }
+        }
+        joined.marks_ms[source as usize] = earlier.marks_ms[source as usize];
+        joined
+    }
+
+    /// The state as flat bytes, below 10 KiB.
+    #[must_use]
+    pub fn checkpoint(&self) -> Vec<u8> {
+        let mut writer = Writer::new(KIND, VERSION);
+        writer.u64(self.window_ms);
+        for mark_ms in &self.marks_ms {
+            writer.bool(mark_ms.is_some());
+            writer.u64(mark_ms.unwrap_or(0));
+        }
+        writer.u64(self.next);
+        writer.u64(self.dropped);
+        writer.u64(self.skipped);
+        writer.count(self.open.len().min(CHECKPOINT_WINDOWS_MAX));
+        self.open.iter().take(CHECKPOINT_WINDOWS_MAX).for_each(|window| window.write(&mut writer));
+        writer.finish()
+    }
+
+    /// Goes on from a checkpoint with the description, settings and sources that this was made with.
+    ///
+    /// # Errors
+    /// A [`CheckpointError`] that says what in the bytes is wrong; nothing is changed then.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<(), CheckpointError> {
+        let mut reader = Reader::new(bytes, KIND, VERSION)?;
+        if reader.u64("length of a window")? != self.window_ms {
+            return Err(CheckpointError::Invalid { what: "length of a window" });
+        }
+        let mut marks_ms = self.marks_ms;
+        for mark_ms in &mut marks_ms {
+            let known = reader.bool("presence of a mark")?;
+            *mark_ms = known.then_some(reader.u64("mark")?);
+        }
+        let (next, dropped, skipped) = (reader.u64("window")?, reader.u64("dropped")?, reader.u64("skipped")?);
+        let count = reader.count("number of windows", CHECKPOINT_WINDOWS_MAX)?;
+        let mut open = VecDeque::with_capacity(count);
+        for _ in 0..count {
+            open.push_back(Window::read(&mut reader)?);
+        }
+        reader.finish()?;
+        // No session lasts that long; below that nothing here overflows.
+        if next > u64::MAX >> 20 || dropped > u64::MAX >> 1 || skipped > u64::MAX >> 1 {
+            return Err(CheckpointError::Invalid { what: "window" });
+        }
+        (self.marks_ms, self.next, self.dropped, self.skipped, self.open) = (marks_ms, next, dropped, skipped, open);
+        Ok(())
     }
 
     /// Closes the windows below a number. A source that leaps ahead closes what is open and leaves the rest out.

@@ -8,9 +8,14 @@
 use std::collections::BTreeMap;
 
 use sensorium_wire::EventBody;
-use sensorium_wire::ids::ShortName;
+use sensorium_wire::ids::{Name, ShortName};
 use sensorium_wire::result::ClassScore;
 use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{CheckpointError, Reader, Writer};
+
+const KIND: [u8; 4] = *b"SSND";
+const VERSION: u16 = 1;
 
 /// Most sounds that are active at once; more are not reported until one ends.
 pub const SOUNDS_MAX: usize = 32;
@@ -121,6 +126,49 @@ impl SoundEvents {
     pub fn finish(&mut self) -> Vec<EventBody> {
         std::mem::take(&mut self.active).into_values().map(|active| active.body(false)).collect()
     }
+
+    /// The state as flat bytes, below 2 KiB.
+    #[must_use]
+    pub fn checkpoint(&self) -> Vec<u8> {
+        let mut writer = Writer::new(KIND, VERSION);
+        writer.count(self.active.len());
+        for (class, active) in &self.active {
+            writer.u32(*class);
+            writer.put(&active.label.0);
+            writer.u64(active.start_ms);
+            writer.u64(active.end_ms);
+            writer.f32(active.score_max);
+            writer.u32(active.silent_windows);
+        }
+        writer.finish()
+    }
+
+    /// Continues from a checkpoint.
+    ///
+    /// # Errors
+    /// A [`CheckpointError`] that says what in the bytes is wrong.
+    pub fn restore(settings: SoundSettings, bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let mut reader = Reader::new(bytes, KIND, VERSION)?;
+        let mut sounds = Self::new(settings);
+        for _ in 0..reader.count("number of sounds", SOUNDS_MAX)? {
+            let class = reader.u32("class")?;
+            let active = Active {
+                label: Name(reader.array("label")?),
+                start_ms: reader.u64("start")?,
+                end_ms: reader.u64("end")?,
+                score_max: reader.f32("score")?,
+                silent_windows: reader.u32("silent windows")?,
+            };
+            if active.end_ms < active.start_ms || active.silent_windows >= sounds.settings.off_windows {
+                return Err(CheckpointError::Invalid { what: "sound" });
+            }
+            if sounds.active.insert(class, active).is_some() {
+                return Err(CheckpointError::Invalid { what: "class that is there twice" });
+            }
+        }
+        reader.finish()?;
+        Ok(sounds)
+    }
 }
 
 impl Active {
@@ -137,6 +185,8 @@ impl Active {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn class(class: u32, label: &str, score: f32) -> ClassScore {
@@ -193,5 +243,27 @@ mod tests {
         assert_eq!(spoken_for_ms(0, 975, 480), (247, 727));
         assert_eq!(spoken_for_ms(480, 1_455, 480), (727, 1_207));
         assert_eq!(spoken_for_ms(5, 300, 480), (5, 300));
+    }
+
+    #[test]
+    fn restored_sounds_go_on() {
+        let mut sounds = SoundEvents::new(SoundSettings::default());
+        sounds.push(0, 975, &[class(7, "Dial tone", 0.5), class(9, "Whistle", 0.4)]);
+        sounds.push(480, 1_455, &[class(7, "Dial tone", 0.9)]);
+        let mut restored = SoundEvents::restore(SoundSettings::default(), &sounds.checkpoint()).unwrap();
+        assert_eq!(restored, sounds);
+        assert_eq!(restored.push(960, 1_935, &[]), sounds.push(960, 1_935, &[]));
+        assert_eq!(restored.finish(), sounds.finish());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(tail in prop::collection::vec(any::<u8>(), 0..200), headed in any::<bool>()) {
+            let bytes = if headed { [&b"SSND\x01\x00"[..], &tail].concat() } else { tail };
+            if let Ok(mut sounds) = SoundEvents::restore(SoundSettings::default(), &bytes) {
+                let _ = sounds.push(0, 975, &[class(1, "a", 0.5)]);
+                prop_assert!(sounds.finish().len() <= SOUNDS_MAX);
+            }
+        }
     }
 }

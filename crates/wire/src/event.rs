@@ -88,6 +88,15 @@ pub enum EventBody {
         gaps: u64,
         error: String,
     },
+    /// The session goes on after its node or the connection was lost. What follows comes from the state at `from_ms`, so
+    /// events of evidence after it may come again; the SDK leaves those out.
+    Resumed {
+        /// Rises whenever the session changes hands.
+        epoch: u64,
+        from_ms: u64,
+        /// Which node has it now.
+        node: ShortName,
+    },
 }
 
 /// One event of a session.

@@ -65,6 +65,26 @@ impl HelloHeader {
     }
 }
 
+/// What a [`CheckpointHeader`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum CheckpointAct {
+    /// The payload is the session's state, to be kept. Also the answer to [`Self::Ask`], empty when nothing is kept.
+    State = 0,
+    /// The session has ended: what is kept of it can go.
+    Ended = 1,
+    /// The sender owns the session from this epoch on.
+    Claim = 2,
+    /// What is kept of this session? Alone on its stream.
+    Ask = 3,
+    /// A state was not taken: the session is in this newer epoch.
+    Refused = 4,
+}
+
+impl CheckpointAct {
+    pub const ALL: [Self; 5] = [Self::State, Self::Ended, Self::Claim, Self::Ask, Self::Refused];
+}
+
 /// The state of a session, for the node that goes on with it when its owner is lost.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Default)]
 pub struct CheckpointHeader {
@@ -75,9 +95,23 @@ pub struct CheckpointHeader {
     pub epoch: u64,
     /// Number of the checkpoint within its epoch.
     pub number: u64,
-    /// 1 = the session has ended: what is kept of it can go.
-    pub ended: u8,
+    /// Code of the [`CheckpointAct`].
+    pub act: u8,
     pub reserved: [u8; 7],
+}
+
+impl CheckpointHeader {
+    /// What it is about, unless its code is unknown.
+    #[must_use]
+    pub fn act(&self) -> Option<CheckpointAct> {
+        CheckpointAct::ALL.get(usize::from(self.act)).copied()
+    }
+
+    #[must_use]
+    pub const fn with(mut self, act: CheckpointAct) -> Self {
+        self.act = act as u8;
+        self
+    }
 }
 
 #[cfg(test)]

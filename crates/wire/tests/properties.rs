@@ -110,9 +110,10 @@ prop_compose! {
 
 prop_compose! {
     fn sessions()(
-        (session, budget_us, fast) in any::<(u64, u64, u8)>(), reserved in uniform7(any::<u8>()), name in name(),
+        (session, budget_us, fast, resume) in any::<(u64, u64, u8, u8)>(), reserved in uniform6(any::<u8>()), name in name(),
+        (next_event, seen_ms) in any::<(u64, u64)>(),
     ) -> SessionHeader {
-        SessionHeader { session, budget_us, fast, reserved, name }
+        SessionHeader { session, budget_us, fast, resume, reserved, name, next_event, seen_ms }
     }
 }
 
@@ -267,7 +268,7 @@ proptest! {
         canonical::<CheckpointHeader>(Kind::Checkpoint, &bytes[..48], 0..0)?;
         let _ = codec::decode_answer(&bytes[..232]);
         canonical::<CancelHeader>(Kind::Cancel, &bytes[..16], 0..0)?;
-        canonical::<SessionHeader>(Kind::Session, &bytes[..56], 0..0)?;
+        canonical::<SessionHeader>(Kind::Session, &bytes[..72], 0..0)?;
         for (version, length) in [(0, SUBMIT_BYTES_V0), (1, 184)] {
             if let Ok(header) = codec::decode_submit(version, &bytes[..length]) {
                 let _ = header.check(payload_bytes);
@@ -291,7 +292,7 @@ proptest! {
     }
 
     #[test]
-    fn headers_without_codes_take_any_bytes(bytes in vec(any::<u8>(), 56)) {
+    fn headers_without_codes_take_any_bytes(bytes in vec(any::<u8>(), 72)) {
         prop_assert!(codec::decode_header::<SessionHeader>(Kind::Session, &bytes).is_ok());
         prop_assert!(codec::decode_header::<GrantHeader>(Kind::Grant, &bytes[..48]).is_ok());
         prop_assert!(codec::decode_header::<CancelHeader>(Kind::Cancel, &bytes[..16]).is_ok());

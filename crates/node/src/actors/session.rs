@@ -45,7 +45,7 @@ impl Actor for SessionActor {
 
     async fn pre_start(&self, me: ActorRef<SessionMessage>, args: SessionArgs) -> Result<Running, ActorProcessingErr> {
         let SessionArgs { request, cluster, media, limits, stopping, guard } = args;
-        let events = Events::new(request.events.clone());
+        let events = Events::new(request.events.clone(), request.header.next_event);
         let run = media.spawn(session::run(*request, cluster, limits, stopping, events.clone()));
         let task = run.abort_handle();
         media.spawn(async move {

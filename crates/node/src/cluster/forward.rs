@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use sensorium_cluster::{Ask, Candidate, Here, ModelId, NodeId, Standing, View, candidates, rank};
 use sensorium_device::clock::now_ns;
-use sensorium_wire::peer::ForwardHeader;
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader};
 use sensorium_wire::{AnswerHeader, Hop, JobId, Outcome, Reason, Rejection, SubmitHeader, limits};
 use smallvec::SmallVec;
 
@@ -210,6 +210,7 @@ impl Cluster {
 
     /// Ends what is overdue. Called every few milliseconds.
     pub fn tick(&self) {
+        self.expire_checkpoints();
         let overdue = self.trips.lock().overdue(now_ns());
         for trip in overdue {
             let detail = format!("not done within {} ms by another node", trip.header.budget_us / 1000);
@@ -496,6 +497,10 @@ fn elsewhere(header: &AnswerHeader) -> bool {
 }
 
 impl Answers for Cluster {
+    fn refused(&self, from: NodeId, header: &CheckpointHeader) {
+        self.checkpoint_refused(from, header);
+    }
+
     fn answered(&self, from: NodeId, correlation: Correlation, mut header: AnswerHeader, payload: Bytes) {
         if header.outcome == Outcome::Partial {
             return;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use sensorium_cluster::NodeId;
-use sensorium_transport::{Outbox, OutboxError, Payload, read_answers};
-use sensorium_wire::codec::FrameWriter;
-use sensorium_wire::peer::{ForwardHeader, RecallHeader};
+use sensorium_transport::{FrameReader, Outbox, OutboxError, Payload, Step, read_answers};
+use sensorium_wire::codec::{FrameWriter, decode_header};
+use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, RecallHeader};
 use sensorium_wire::{AnswerHeader, JobId, Kind, Urgency};
 use tokio::runtime::Handle;
 
@@ -19,16 +19,22 @@ use super::trips::Correlation;
 
 /// Bytes of jobs that may wait to be written to one neighbour. A neighbour that takes nothing is not asked any more.
 const OUTBOX_BYTES_MAX: usize = 64 << 20;
+/// Bytes of checkpoints that may wait to be written to one neighbour. What comes beyond is left out: newer ones follow.
+const CHECKPOINTS_QUEUED_BYTES_MAX: usize = 4 << 20;
 /// What a link is taken to carry before anything was measured, in bytes per second: 1 Gbit/s.
 const RATE_BYTES_PER_S: u64 = 125_000_000;
 /// Uploads from this size say something about the rate.
 const MEASURED_BYTES_MIN: u64 = 256 << 10;
+/// Priority of the checkpoints' stream.
+const CHECKPOINT_PRIORITY: i32 = -1;
 /// How long a payload may wait for the neighbour to take it, in milliseconds.
 pub(super) const UPLOAD_MS_MAX: u64 = 10_000;
 
 /// Takes the answers of a link.
 pub(super) trait Answers: Send + Sync + 'static {
     fn answered(&self, from: NodeId, correlation: Correlation, header: AnswerHeader, payload: Bytes);
+    /// A checkpoint was not taken.
+    fn refused(&self, from: NodeId, header: &CheckpointHeader);
 }
 
 /// See the module.
@@ -36,6 +42,7 @@ pub(super) struct Link {
     pub(super) peer: NodeId,
     pub(super) connection: quinn::Connection,
     outboxes: [Outbox; 4],
+    checkpoints: Outbox,
     answers: Arc<dyn Answers>,
     rate_bytes_per_s: AtomicU64,
 }
@@ -49,8 +56,15 @@ impl Link {
         io: &Handle,
     ) -> Arc<Self> {
         let outboxes = std::array::from_fn(|_| Outbox::new(OUTBOX_BYTES_MAX));
-        let link =
-            Arc::new(Self { peer, connection, outboxes, answers, rate_bytes_per_s: AtomicU64::new(RATE_BYTES_PER_S) });
+        let checkpoints = Outbox::new(CHECKPOINTS_QUEUED_BYTES_MAX);
+        let link = Arc::new(Self {
+            peer,
+            connection,
+            outboxes,
+            checkpoints,
+            answers,
+            rate_bytes_per_s: AtomicU64::new(RATE_BYTES_PER_S),
+        });
         for urgency in Urgency::ALL {
             io.spawn(Arc::clone(&link).coalesced(urgency));
         }
@@ -61,7 +75,9 @@ impl Link {
                 tokio::spawn(Arc::clone(&accepting).read(stream));
             }
             accepting.outboxes.iter().for_each(Outbox::close);
+            accepting.checkpoints.close();
         });
+        io.spawn(Arc::clone(&link).checkpointing());
         link
     }
 
@@ -113,6 +129,48 @@ impl Link {
         let header = RecallHeader { job_id, principal };
         let _ =
             self.outboxes[urgency as usize].push(|out| writer.put(out, Kind::Recall, 0, &header, 0), Payload::EMPTY);
+    }
+
+    /// Sends a session's checkpoint, or a word about it.
+    ///
+    /// # Errors
+    /// When the neighbour takes nothing, or is gone.
+    pub(super) fn checkpoint(&self, header: &CheckpointHeader, state: Bytes) -> Result<(), OutboxError> {
+        let (mut writer, bytes) = (FrameWriter::default(), state.len() as u64);
+        self.checkpoints.push(|out| writer.put(out, Kind::Checkpoint, 0, header, bytes), Payload::Shared(state))
+    }
+
+    /// Asks the neighbour what it keeps of a session.
+    pub(super) async fn ask_checkpoint(&self, header: &CheckpointHeader) -> Option<(CheckpointHeader, Vec<u8>)> {
+        let (mut send, recv) = self.connection.open_bi().await.ok()?;
+        let mut frame = Vec::new();
+        FrameWriter::default().put(&mut frame, Kind::Checkpoint, 0, header, 0);
+        send.write_all(&frame).await.ok()?;
+        let _ = send.finish();
+        let mut answer = None;
+        read_checkpoints(recv, |header, state| {
+            answer = Some((header, state));
+            false
+        })
+        .await;
+        answer
+    }
+
+    /// Writes checkpoints on a stream of their own and hears what is refused.
+    async fn checkpointing(self: Arc<Self>) {
+        self.checkpoints.wait_for_first().await;
+        let Ok((mut send, recv)) = self.connection.open_bi().await else { return self.checkpoints.close() };
+        // Behind every job: a state that comes a little later loses nothing.
+        let _ = send.set_priority(CHECKPOINT_PRIORITY);
+        let hearing = Arc::clone(&self);
+        tokio::spawn(async move {
+            read_checkpoints(recv, |header, _| {
+                hearing.answers.refused(hearing.peer, &header);
+                true
+            })
+            .await;
+        });
+        self.checkpoints.write_to(&mut send).await;
     }
 
     async fn coalesced(self: Arc<Self>, urgency: Urgency) {
@@ -172,4 +230,37 @@ impl Upload {
 /// The streams' priorities, by urgency: `critical` first.
 fn priority(urgency: Urgency) -> i32 {
     3 - i32::from(urgency as u8)
+}
+
+/// Reads checkpoint frames until the stream ends, is out of step, or `taken` says `false`.
+async fn read_checkpoints(mut stream: quinn::RecvStream, mut taken: impl FnMut(CheckpointHeader, Vec<u8>) -> bool) {
+    let (mut reader, mut current) = (FrameReader::default(), None);
+    while let Ok(Some(chunk)) = stream.read_chunk(usize::MAX, true).await {
+        let mut input = &chunk.bytes[..];
+        loop {
+            match reader.step(&mut input) {
+                Ok(Step::More) => break,
+                Ok(Step::Head(prelude)) if prelude.kind == Kind::Checkpoint => {
+                    match decode_header(Kind::Checkpoint, reader.header()) {
+                        Ok(header) => current = Some((header, Vec::new())),
+                        Err(error) => return tracing::warn!(%error, "checkpoint"),
+                    }
+                }
+                Ok(Step::Head(prelude)) => return tracing::warn!(kind = ?prelude.kind, "a checkpoint was expected"),
+                Ok(Step::Payload(bytes)) => {
+                    if let Some((_, state)) = &mut current {
+                        state.extend_from_slice(bytes);
+                    }
+                }
+                Ok(Step::End) => {
+                    if let Some((header, state)) = current.take()
+                        && !taken(header, state)
+                    {
+                        return;
+                    }
+                }
+                Err(error) => return tracing::warn!(%error, "checkpoints"),
+            }
+        }
+    }
 }

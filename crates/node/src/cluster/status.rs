@@ -27,6 +27,13 @@ pub struct ClusterStatus {
     pub lost: u64,
     pub stray: u64,
     pub foresight: ForesightStatus,
+    /// States of sessions that are kept here, of other nodes and of this one, and their bytes.
+    pub checkpoints: usize,
+    pub checkpoint_bytes: usize,
+    pub checkpoints_sent: u64,
+    /// Checkpoints of owners of yesterday.
+    pub checkpoints_refused: u64,
+    pub sessions_resumed: u64,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -72,6 +79,7 @@ impl Cluster {
                 reason: neighbour.reason.clone(),
             }
         });
+        let (checkpoints, checkpoint_bytes) = self.sessions.size();
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         Some(ClusterStatus {
             cluster: membership.topology.cluster.clone(),
@@ -85,6 +93,11 @@ impl Cluster {
             lost: count(&self.counters.lost),
             stray: count(&self.counters.stray),
             foresight: self.foresight.lock().status(),
+            checkpoints,
+            checkpoint_bytes,
+            checkpoints_sent: count(&self.sessions.sent),
+            checkpoints_refused: count(&self.sessions.refused),
+            sessions_resumed: count(&self.sessions.resumed),
         })
     }
 }

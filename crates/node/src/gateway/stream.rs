@@ -7,9 +7,9 @@ use bytes::Bytes;
 use sensorium_cluster::NodeId;
 use sensorium_device::clock::now_ns;
 use sensorium_transport::{FrameReader, Outbox, Payload, Step};
-use sensorium_wire::codec::{decode_header, decode_submit, put_frame};
+use sensorium_wire::codec::{FrameWriter, decode_header, decode_submit, put_frame};
 use sensorium_wire::frame::FrameError;
-use sensorium_wire::peer::{ForwardHeader, RecallHeader};
+use sensorium_wire::peer::{CheckpointAct, CheckpointHeader, ForwardHeader, RecallHeader};
 use sensorium_wire::session::{CancelHeader, SessionHeader};
 use sensorium_wire::{Kind, Prelude, Principal, Reason, Rejection, Role, SubmitHeader, limits};
 
@@ -57,6 +57,11 @@ enum Sink {
         written: u64,
     },
     Question(Vec<u8>),
+    /// A neighbour's checkpoint.
+    Checkpoint {
+        header: CheckpointHeader,
+        state: Vec<u8>,
+    },
     Upload(Box<Upload>),
 }
 
@@ -149,7 +154,7 @@ impl Stream {
                 engine.refuse(departure.header(), reply, broken_off(written), departure.header_ns());
             }
             Sink::Passing { passing, written, .. } => cluster.broken_off(&passing, broken_off(written)),
-            Sink::Discard | Sink::Question(_) | Sink::Upload(_) => {}
+            Sink::Discard | Sink::Question(_) | Sink::Upload(_) | Sink::Checkpoint { .. } => {}
         }
         if !self.answers_pending {
             self.outbox.finish();
@@ -166,6 +171,16 @@ impl Stream {
             Kind::Recall if peer.is_node => {
                 let recall: RecallHeader = decode_header(Kind::Recall, header)?;
                 peer.gateway.cluster.cancel(self.caller_behind(&recall.principal), recall.job_id);
+            }
+            Kind::Checkpoint if peer.is_node => {
+                let header: CheckpointHeader = decode_header(Kind::Checkpoint, header)?;
+                if header.act() == Some(CheckpointAct::Ask) {
+                    let (header, state) = peer.gateway.cluster.kept(&header);
+                    self.tell_checkpoint(&header, &state);
+                    self.outbox.finish();
+                } else {
+                    self.sink = Sink::Checkpoint { header, state: Vec::new() };
+                }
             }
             kind if peer.is_node => return Err(FrameError::Unexpected(kind).into()),
             Kind::Submit => {
@@ -293,6 +308,7 @@ impl Stream {
                 *written += bytes.len() as u64;
             }
             Sink::Question(question) => question.extend_from_slice(bytes),
+            Sink::Checkpoint { state, .. } => state.extend_from_slice(bytes),
             Sink::Upload(upload) => {
                 if let Err(reason) = upload.write(bytes).await {
                     self.sink = Sink::Discard;
@@ -311,6 +327,11 @@ impl Stream {
             Sink::Job { admitted, reply, .. } => peer.gateway.engine.verify_and_submit(admitted, reply).await,
             Sink::Away { departure, pieces, reply } => peer.gateway.cluster.depart(*departure, pieces, reply),
             Sink::Passing { passing, .. } => peer.gateway.cluster.passed(*passing),
+            Sink::Checkpoint { header, state } => {
+                if let Some(refusal) = peer.gateway.cluster.checkpointed(&peer.principal.name, &header, &state) {
+                    self.tell_checkpoint(&refusal, &[]);
+                }
+            }
             Sink::Question(question) => self.answer(&String::from_utf8_lossy(&question)),
             Sink::Upload(upload) => match upload.finish().await {
                 Ok((header, media)) => {
@@ -326,6 +347,11 @@ impl Stream {
                 Err(reason) => self.fail(&reason),
             },
         }
+    }
+
+    fn tell_checkpoint(&self, header: &CheckpointHeader, state: &[u8]) {
+        let (mut writer, bytes) = (FrameWriter::default(), state.len() as u64);
+        let _ = self.outbox.push(|out| writer.put(out, Kind::Checkpoint, 0, header, bytes), Payload::Copied(state));
     }
 
     fn answer(&self, question: &str) {

@@ -2,24 +2,31 @@
 
 use std::sync::Arc;
 
-use sensorium_pipelines::speech::{SAMPLE_RATE_HZ, SpeechEvent, SpeechSegmenter, SpeechSettings, WINDOW_SAMPLES};
+use sensorium_pipelines::session::{AudioState, Untranscribed};
+use sensorium_pipelines::speech::{
+    SAMPLE_RATE_HZ, SpeechEvent, SpeechSegment, SpeechSegmenter, SpeechSettings, WINDOW_SAMPLES,
+};
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::submit::PayloadKind;
 use sensorium_wire::{Dtype, Modality};
 use tokio::sync::mpsc;
 
+use super::events::Part;
 use super::fuse::Evidence;
 use super::gaps::Gaps;
 use super::infer::{Inference, Request, SPEECH};
 use super::sounds::Sounds;
 use super::source::Sound;
 use super::transcribe::{Transcriber, Utterance};
-use super::{Events, Tally};
+use super::{Cuts, Events};
 
 /// Windows of one speech job: 256 ms, which bounds how late a beginning is noticed.
 const WINDOWS_PER_JOB: usize = 8;
 /// Sound that is kept for transcription: the longest segment, its padding, and the silence that ends it.
 const KEPT_SAMPLES_MAX: usize = 70 * SAMPLE_RATE_HZ as usize;
+
+/// Sound before a segment that its transcript may need: more than the padding of segments, in milliseconds.
+const LOOK_BACK_MS: u64 = 500;
 
 /// Samples of one speech window.
 const SPEECH_WINDOW: usize = 512;
@@ -40,25 +47,30 @@ struct Audio {
     kept_from: u64,
     /// Samples that the speech detector has had.
     heard: u64,
+    /// After a restore, until the sound before `heard` is there again: what was waiting for its transcript.
+    restoring: Option<Vec<Untranscribed>>,
     receipt: Option<sensorium_wire::Receipt>,
 }
 
-/// Listens until there is no more sound.
+/// Listens until there is no more sound. Gives how many samples there were, those before `from` included.
 pub(super) async fn run(
-    has_audio: bool,
+    from: Option<AudioState>,
     mut packets: mpsc::Receiver<Sound>,
+    mut cuts: Cuts,
     inference: Inference,
     events: Events,
     evidence: mpsc::Sender<Evidence>,
-) -> Tally {
-    if !has_audio {
-        return Tally::default();
-    }
+) -> u64 {
     let mut audio = Audio {
         segmenter: SpeechSegmenter::new(SpeechSettings::default(), 0),
         speech_state: Vec::new(),
-        sounds: Sounds::new(inference.clone(), events.clone(), evidence.clone()),
-        transcriber: Transcriber::new(inference.clone(), events.clone(), evidence.clone()),
+        sounds: Sounds::new(
+            inference.clone(),
+            events.clone(),
+            evidence.clone(),
+            from.as_ref().map(|from| (from.sounds.clone(), from.sounds_from)),
+        ),
+        transcriber: Transcriber::new(inference.clone(), events.clone(), evidence.clone(), cuts.clone()),
         gaps: Gaps::new(Modality::Audio, events.clone()),
         inference,
         events,
@@ -66,17 +78,57 @@ pub(super) async fn run(
         kept: Vec::new(),
         kept_from: 0,
         heard: 0,
+        restoring: None,
         receipt: None,
     };
-    while let Some(packet) = packets.recv().await {
-        audio.take(packet).await;
+    if let Some(from) = from {
+        audio.restore(from);
     }
-    audio.finish().await
+    loop {
+        tokio::select! {
+            biased;
+            number = cuts.next(), if audio.restoring.is_none() => {
+                let state = audio.state(false).await;
+                let _ = audio.evidence.send(Evidence::AudioCut { number, state }).await;
+            }
+            packet = packets.recv() => match packet {
+                Some(packet) => audio.take(packet).await,
+                None => return audio.finish().await,
+            },
+        }
+    }
 }
 
 impl Audio {
+    fn restore(&mut self, from: AudioState) {
+        self.segmenter = from.segmenter;
+        self.speech_state = from.detector;
+        self.kept_from = from.from;
+        self.heard = from.heard;
+        self.restoring = Some(from.pending);
+    }
+
+    /// What another node needs to go on. A gap that is open is told first: nobody could tell it later.
+    async fn state(&mut self, ended: bool) -> Box<AudioState> {
+        self.gaps.end();
+        let (sounds, sounds_from) = self.sounds.state();
+        let (pending, (tail, gaps)) = self.transcriber.waiting(|| self.events.told(Part::Audio)).await;
+        // The segment that is open, or one that begins now, is transcribed with some sound before it.
+        let spoken_from = self.segmenter.settled_ms().saturating_sub(LOOK_BACK_MS) * u64::from(SAMPLE_RATE_HZ) / 1000;
+        let waiting_from = pending.iter().map(|segment| segment.samples.start).min();
+        let sounds_from = sounds_from.min(self.heard);
+        let from = self.heard.min(sounds_from).min(spoken_from).min(waiting_from.unwrap_or(u64::MAX));
+        let (heard, segmenter, detector) = (self.heard, self.segmenter.clone(), self.speech_state.clone());
+        let from = from.max(self.kept_from).min(heard);
+        Box::new(AudioState { ended, heard, from, gaps, segmenter, detector, sounds, sounds_from, pending, tail })
+    }
+
     async fn take(&mut self, packet: Sound) {
         self.kept.extend_from_slice(&packet.samples);
+        if self.end() < self.heard {
+            return;
+        }
+        self.restored().await;
         while self.unheard() >= JOB_SAMPLES {
             self.step(JOB_SAMPLES).await;
         }
@@ -88,9 +140,24 @@ impl Audio {
         }
     }
 
+    /// The sound before the place where this goes on is there again: what was under way is begun anew.
+    async fn restored(&mut self) {
+        let Some(pending) = self.restoring.take() else { return };
+        let (_, from) = self.sounds.state();
+        let before = self.samples(from, self.heard).to_vec();
+        self.sounds.refill(&before);
+        for segment in pending {
+            let samples = self.samples(segment.samples.start, segment.samples.end).to_vec();
+            self.transcriber.take(Utterance { segment, samples }).await;
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.kept_from + self.kept.len() as u64
+    }
+
     fn unheard(&self) -> usize {
-        let end = self.kept_from + self.kept.len() as u64;
-        usize::try_from(end - self.heard).unwrap_or(usize::MAX)
+        usize::try_from(self.end().saturating_sub(self.heard)).unwrap_or(usize::MAX)
     }
 
     /// The kept samples of a range of sample numbers, as far as they are still there.
@@ -159,24 +226,27 @@ impl Audio {
             self.events.emit(t_ms, event.body(), self.receipt);
             if let SpeechEvent::Ended(segment) = event {
                 let samples = self.samples(segment.samples.start, segment.samples.end).to_vec();
-                let utterance = Utterance { start_ms: segment.start_ms, end_ms: segment.end_ms, samples };
-                self.transcriber.take(utterance).await;
+                let SpeechSegment { start_ms, end_ms, samples: range } = segment;
+                let segment = Untranscribed { start_ms, end_ms, samples: range };
+                self.transcriber.take(Utterance { segment, samples }).await;
             }
         }
     }
 
-    async fn finish(mut self) -> Tally {
+    async fn finish(mut self) -> u64 {
+        self.restored().await;
         let rest = self.unheard();
         if rest > 0 {
             self.step(rest).await;
         }
         let spoken = self.segmenter.finish();
         self.report(spoken).await;
-        let sound_gaps = self.sounds.finish().await;
-        let transcript_gaps = self.transcriber.finish().await;
-        let _ = self.evidence.send(Evidence::AudioEnd).await;
-        self.gaps.end();
-        Tally { units: self.heard, gaps: self.gaps.count + sound_gaps + transcript_gaps }
+        self.sounds.finish().await;
+        let transcriber = std::mem::replace(&mut self.transcriber, Transcriber::Absent);
+        transcriber.finish().await;
+        let state = self.state(true).await;
+        let _ = self.evidence.send(Evidence::AudioEnd(state)).await;
+        self.heard
     }
 }
 

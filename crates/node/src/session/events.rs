@@ -1,16 +1,68 @@
 //! Events on their way to the client: numbered, in the order in which they were emitted.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use sensorium_pipelines::session::{TAIL_BYTES_MAX, TAIL_EVENTS_MAX, Tail};
 use sensorium_transport::{Outbox, Payload};
 use sensorium_wire::codec::{self, put_frame};
-use sensorium_wire::{Event, EventBody, Kind, Receipt, limits};
+use sensorium_wire::{Event, EventBody, Kind, Modality, Receipt, limits};
 use tokio::sync::Notify;
+
+/// A part of a session, as far as events go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Video,
+    Audio,
+    Fusion,
+}
+
+impl Part {
+    const COUNT: usize = 3;
+
+    /// Whose event it is; `None` for what is not evidence.
+    fn of(body: &EventBody) -> Option<Self> {
+        match body {
+            EventBody::Detection { .. } | EventBody::Track { .. } => Some(Self::Video),
+            EventBody::Sound { .. } | EventBody::Speech { .. } | EventBody::Transcript { .. } => Some(Self::Audio),
+            EventBody::Fusion { .. } => Some(Self::Fusion),
+            EventBody::Gap { modality, .. } => [Self::Video, Self::Audio, Self::Fusion]
+                .into_iter()
+                .zip([Modality::Visual, Modality::Audio, Modality::Fusion])
+                .find_map(|(part, name)| (modality.as_str() == name.name()).then_some(part)),
+            EventBody::Opened { .. }
+            | EventBody::Notice { .. }
+            | EventBody::Closed { .. }
+            | EventBody::Resumed { .. } => None,
+        }
+    }
+}
+
+/// The latest events of a part, and its gaps.
+#[derive(Default)]
+struct Told {
+    tail: VecDeque<Vec<u8>>,
+    tail_bytes: usize,
+    gaps: u64,
+}
+
+impl Told {
+    fn note(&mut self, body: &EventBody, archive: &[u8]) {
+        self.gaps += u64::from(matches!(body, EventBody::Gap { .. }));
+        self.tail_bytes += archive.len();
+        self.tail.push_back(archive.to_vec());
+        while self.tail.len() > TAIL_EVENTS_MAX || self.tail_bytes > TAIL_BYTES_MAX {
+            let Some(oldest) = self.tail.pop_front() else { break };
+            self.tail_bytes -= oldest.len();
+        }
+    }
+}
 
 struct Stream {
     outbox: Outbox,
     number: u64,
+    told: [Told; Part::COUNT],
     /// The latest session time that an event spoke of.
     latest_ms: u64,
     closed: bool,
@@ -23,10 +75,32 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) fn new(outbox: Outbox) -> Self {
-        Self {
-            shared: Arc::new((Mutex::new(Stream { outbox, number: 0, latest_ms: 0, closed: false }), Notify::new())),
+    /// `number` is that of the first event.
+    pub(crate) fn new(outbox: Outbox, number: u64) -> Self {
+        let stream = Stream { outbox, number, told: Default::default(), latest_ms: 0, closed: false };
+        Self { shared: Arc::new((Mutex::new(stream), Notify::new())) }
+    }
+
+    /// The latest events of a part, and how many gaps it had.
+    pub(super) fn told(&self, part: Part) -> (Tail, u64) {
+        let stream = self.shared.0.lock();
+        let told = &stream.told[part as usize];
+        (told.tail.iter().cloned().collect(), told.gaps)
+    }
+
+    /// Gaps of all parts.
+    fn gaps(&self) -> u64 {
+        self.shared.0.lock().told.iter().map(|told| told.gaps).sum()
+    }
+
+    /// Goes on from what a part had told before: its latest events are sent again, because the client may not have them.
+    pub(super) fn retell(&self, part: Part, tail: &Tail, gaps: u64) {
+        for event in tail.iter().filter_map(|archive| codec::decode::<Event>(archive)) {
+            if Part::of(&event.body) == Some(part) {
+                self.emit(event.t_ms, event.body, event.receipt);
+            }
         }
+        self.shared.0.lock().told[part as usize].gaps = gaps;
     }
 
     /// Sends an event. After the last one nothing is sent.
@@ -46,7 +120,12 @@ impl Events {
             .outbox
             .push(|out| put_frame(out, Kind::Event, 0, &[], archive.len() as u64), Payload::Copied(&archive));
         match pushed {
-            Ok(()) => stream.number += 1,
+            Ok(()) => {
+                stream.number += 1;
+                if let Some(part) = Part::of(&event.body) {
+                    stream.told[part as usize].note(&event.body, &archive);
+                }
+            }
             // Gone, or so slow that its events would fill the node's memory: either way nobody listens.
             Err(_) => {
                 stream.closed = true;
@@ -57,7 +136,8 @@ impl Events {
     }
 
     /// The session is complete.
-    pub(crate) fn finish(&self, frames: u64, audio_ms: u64, gaps: u64) {
+    pub(crate) fn finish(&self, frames: u64, audio_ms: u64) {
+        let gaps = self.gaps();
         self.last(EventBody::Closed { complete: true, frames, audio_ms, gaps, error: String::new() });
     }
 

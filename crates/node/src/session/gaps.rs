@@ -9,7 +9,6 @@ pub(super) struct Gaps {
     modality: Modality,
     events: Events,
     open: Option<Gap>,
-    pub(super) count: u64,
 }
 
 struct Gap {
@@ -21,7 +20,7 @@ struct Gap {
 
 impl Gaps {
     pub(super) fn new(modality: Modality, events: Events) -> Self {
-        Self { modality, events, open: None, count: 0 }
+        Self { modality, events, open: None }
     }
 
     /// Something between the two times was lost.
@@ -41,7 +40,6 @@ impl Gaps {
     /// What follows was looked at again.
     pub(super) fn end(&mut self) {
         let Some(gap) = self.open.take() else { return };
-        self.count += 1;
         let Gap { start_ms, end_ms, units, reason } = gap;
         let modality = Name::cut(self.modality.name());
         self.events.emit(start_ms, EventBody::Gap { modality, start_ms, end_ms, units, reason }, None);

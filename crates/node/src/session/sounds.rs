@@ -29,10 +29,29 @@ pub(super) struct Sounds {
 }
 
 impl Sounds {
-    pub(super) fn new(inference: Inference, events: Events, evidence: mpsc::Sender<Evidence>) -> Self {
-        let following = SoundEvents::new(SoundSettings::default());
+    /// Goes on with `following` at sample `from`, or begins.
+    pub(super) fn new(
+        inference: Inference,
+        events: Events,
+        evidence: mpsc::Sender<Evidence>,
+        from: Option<(SoundEvents, u64)>,
+    ) -> Self {
+        let (following, from) = from.unwrap_or_else(|| (SoundEvents::new(SoundSettings::default()), 0));
         let gaps = Gaps::new(Modality::Audio, events.clone());
-        Self { inference, events, evidence, following, gaps, buffer: Vec::new(), from: 0 }
+        Self { inference, events, evidence, following, gaps, buffer: Vec::new(), from }
+    }
+
+    /// What is heard now, and the first sample that is needed again. An open gap is told first.
+    pub(super) fn state(&mut self) -> (SoundEvents, u64) {
+        self.gaps.end();
+        (self.following.clone(), self.from)
+    }
+
+    /// Sound that came before the place where the others go on, from [`Self::state`]'s sample.
+    pub(super) fn refill(&mut self, samples: &[f32]) {
+        if self.inference.has(SOUNDS) {
+            self.buffer.extend_from_slice(samples);
+        }
     }
 
     /// Everything before this session time has been named.
@@ -83,8 +102,8 @@ impl Sounds {
         self.following.finish()
     }
 
-    /// The stream has ended; gives the number of gaps.
-    pub(super) async fn finish(&mut self) -> u64 {
+    /// The stream has ended.
+    pub(super) async fn finish(&mut self) {
         if self.inference.has(SOUNDS) && self.buffer.len() > HOP_SAMPLES / 2 {
             self.buffer.resize(WINDOW_SAMPLES, 0.0);
             self.name().await;
@@ -93,7 +112,6 @@ impl Sounds {
             self.events.emit(time_of(&body), body, None);
         }
         self.gaps.end();
-        self.gaps.count
     }
 }
 

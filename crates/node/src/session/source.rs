@@ -184,30 +184,50 @@ pub(super) struct Source {
     gaps: Gaps,
     /// When session time 0 was, at real speed.
     started: Instant,
-    lost_frames: u64,
     next_frame: u64,
     /// Session time of the last frame, and samples handed over: where a new ffmpeg goes on.
     last_frame_ms: Option<u64>,
     samples: u64,
+    /// Up to this session time nothing is paced or dropped at real speed: the client has had it before.
+    catch_up_ms: u64,
+}
+
+/// Where a source begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Position {
+    /// Number and session time of the last frame that is not needed any more.
+    pub(super) frame: Option<(u64, u64)>,
+    /// The first sample that is needed.
+    pub(super) sample: u64,
+    /// What comes before this session time is done again, as fast as it goes.
+    pub(super) catch_up_ms: u64,
 }
 
 impl Source {
-    pub(super) fn new(limits: &SessionLimits, file: &Path, info: SourceInfo, fast: bool, events: Events) -> Self {
+    pub(super) fn new(
+        limits: &SessionLimits,
+        file: &Path,
+        info: SourceInfo,
+        fast: bool,
+        from: Position,
+        events: Events,
+    ) -> Self {
+        let now = Instant::now();
         Self {
             ffmpeg: limits.ffmpeg.clone(),
             file: file.to_owned(),
             info,
             fast,
             gaps: Gaps::new(Modality::Visual, events),
-            started: Instant::now(),
-            lost_frames: 0,
-            next_frame: 0,
-            last_frame_ms: None,
-            samples: 0,
+            started: now.checked_sub(Duration::from_millis(from.catch_up_ms)).unwrap_or(now),
+            next_frame: from.frame.map_or(0, |(number, _)| number + 1),
+            last_frame_ms: from.frame.map(|(_, t_ms)| t_ms),
+            samples: from.sample,
+            catch_up_ms: from.catch_up_ms,
         }
     }
 
-    /// Reads the file to its end, starting ffmpeg again when it dies. Gives what was dropped.
+    /// Reads the file to its end, starting ffmpeg again when it dies. Gives how many frames it had.
     pub(super) async fn read(
         mut self,
         frames: mpsc::Sender<Frame>,
@@ -219,38 +239,38 @@ impl Source {
             let Verdict::RestartAfter { wait_ms } = history.failed(now_ns() / 1_000_000) else {
                 return Err(format!("the media file cannot be decoded: {reason}"));
             };
-            tracing::warn!(reason, wait_ms, at_ms = self.resume_ms(), "decoder gone; starting another");
+            tracing::warn!(reason, wait_ms, at_ms = self.last_frame_ms, "decoder gone; starting another");
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
         }
         self.gaps.end();
-        Ok(Tally { units: self.lost_frames, gaps: self.gaps.count })
+        Ok(Tally { units: self.next_frame })
     }
 
     fn sound_ms(&self) -> u64 {
         self.samples * 1000 / u64::from(SAMPLE_RATE_HZ)
     }
 
-    /// Where a new ffmpeg is to start: what both streams have had lies before it.
-    fn resume_ms(&self) -> u64 {
-        let video = self.info.video.map(|_| self.last_frame_ms.unwrap_or(0));
-        let audio = self.info.audio.then(|| self.sound_ms());
-        video.into_iter().chain(audio).min().unwrap_or(0)
-    }
-
-    fn command(&self, from_ms: u64) -> Command {
+    /// Timestamps stay those of the file. Video and sound start at places of their own, so the file is opened for each.
+    fn command(&self, video_ms: u64, sound_ms: u64) -> Command {
         let mut command = Command::new(&self.ffmpeg);
         command.args(["-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe", "-xerror"]);
-        if from_ms > 0 {
-            command.arg("-ss").arg(format!("{}.{:03}", from_ms / 1000, from_ms % 1000));
+        command.args(["-copyts", "-start_at_zero"]);
+        let apart = self.info.video.is_some() && self.info.audio && video_ms != sound_ms;
+        let first_ms = if self.info.video.is_some() { video_ms } else { sound_ms };
+        for from_ms in [Some(first_ms), apart.then_some(sound_ms)].into_iter().flatten() {
+            if from_ms > 0 {
+                command.arg("-ss").arg(format!("{}.{:03}", from_ms / 1000, from_ms % 1000));
+            }
+            command.arg("-i").arg(&self.file);
         }
-        command.arg("-i").arg(&self.file);
         if self.info.video.is_some() {
             command.args(["-map", "0:V:0", "-c:v", "rawvideo", "-pix_fmt", "rgb24", "-fps_mode", "passthrough"]);
         }
         if self.info.audio {
             // Holes in the sound are filled with silence, so that counting samples is telling the time.
-            command.args(["-map", "0:a:0", "-c:a", "pcm_s16le", "-ac", "1"]);
-            command.args(["-af", &format!("aresample={SAMPLE_RATE_HZ}:async=1:first_pts=0")]);
+            command.args(["-map", if apart { "1:a:0" } else { "0:a:0" }, "-c:a", "pcm_s16le", "-ac", "1"]);
+            let first = samples_at(sound_ms);
+            command.args(["-af", &format!("aresample={SAMPLE_RATE_HZ}:async=1:first_pts={first}")]);
         }
         command
             .args(["-f", "nut", "-"])
@@ -263,9 +283,9 @@ impl Source {
 
     /// Runs one ffmpeg to its end. An error means that it died before the file's end.
     async fn read_once(&mut self, frames: &mpsc::Sender<Frame>, sound: &mpsc::Sender<Sound>) -> Result<(), String> {
-        let from_ms = self.resume_ms();
+        let sound_ms = self.sound_ms();
         let mut child = self
-            .command(from_ms)
+            .command(self.last_frame_ms.unwrap_or(0), sound_ms)
             .spawn()
             .map_err(|error| format!("{}: {error}; is ffmpeg installed? (ops/setup)", self.ffmpeg.display()))?;
         let (Some(mut stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
@@ -280,7 +300,7 @@ impl Source {
         });
         let mut demuxer = NutDemuxer::default();
         let mut piece = vec![0; READ_BYTES];
-        let mut reader = Reader { from_ms, video: None, audio: None, samples: 0 };
+        let mut reader = Reader { video: None, audio: None, samples: samples_at(sound_ms) };
         loop {
             let read = tokio::time::timeout(Duration::from_millis(SILENCE_MS_MAX), stdout.read(&mut piece)).await;
             let bytes = read
@@ -313,11 +333,14 @@ impl Source {
 
 /// What one ffmpeg has told about its streams.
 struct Reader {
-    from_ms: u64,
     video: Option<u32>,
     audio: Option<u32>,
-    /// Samples that this ffmpeg has given.
+    /// Number of the next sample that this ffmpeg gives.
     samples: u64,
+}
+
+fn samples_at(t_ms: u64) -> u64 {
+    t_ms * u64::from(SAMPLE_RATE_HZ) / 1000
 }
 
 impl Source {
@@ -340,23 +363,21 @@ impl Source {
             }
             NutItem::Packet(packet) => packet,
         };
-        let pts_ms = u64::try_from(packet.pts_ns / 1_000_000).unwrap_or(0);
         if Some(packet.stream) == reader.video {
-            let t_ms = reader.from_ms + pts_ms;
-            // After a restart the first frames may be some that were seen already.
+            let t_ms = u64::try_from(packet.pts_ns / 1_000_000).unwrap_or(0);
+            // When it goes on in the middle, the first frames may be some that were seen already.
             if self.last_frame_ms.is_some_and(|last| t_ms <= last) {
                 return Ok(());
             }
             self.last_frame_ms = Some(t_ms);
-            let pts_ns = packet.pts_ns + i64::try_from(reader.from_ms * 1_000_000).unwrap_or(0);
-            let frame = Frame { number: self.next_frame, t_ms, pts_ns, pixels: packet.payload };
+            let frame = Frame { number: self.next_frame, t_ms, pts_ns: packet.pts_ns, pixels: packet.payload };
             self.next_frame += 1;
             self.pace(t_ms).await;
             return self.send_frame(frame, frames).await;
         }
         if Some(packet.stream) == reader.audio {
             let samples = from_i16_le(&packet.payload).map_err(|error| error.to_string())?;
-            let known = self.samples.saturating_sub(reader.from_ms * u64::from(SAMPLE_RATE_HZ) / 1000 + reader.samples);
+            let known = self.samples.saturating_sub(reader.samples);
             reader.samples += samples.len() as u64;
             let fresh = samples.get(usize::try_from(known).unwrap_or(usize::MAX)..).unwrap_or_default().to_vec();
             self.samples += fresh.len() as u64;
@@ -375,15 +396,18 @@ impl Source {
     }
 
     async fn send_frame(&mut self, frame: Frame, frames: &mpsc::Sender<Frame>) -> Result<(), String> {
-        if self.fast {
+        let t_ms = frame.t_ms;
+        if self.fast || t_ms <= self.catch_up_ms {
             let _ = frames.send(frame).await;
+            // What was done again took its time; the source goes on from there and not in a burst.
+            let now = Instant::now();
+            self.started = self.started.max(now.checked_sub(Duration::from_millis(t_ms)).unwrap_or(now));
             return Ok(());
         }
         match frames.try_send(frame) {
             Ok(()) => self.gaps.end(),
             Err(mpsc::error::TrySendError::Full(frame)) => {
                 let frame_ms = self.info.video.map_or(40, |video| video.frame_ms());
-                self.lost_frames += 1;
                 self.gaps.lose(frame.t_ms, frame.t_ms + frame_ms, "the detector is behind");
             }
             Err(mpsc::error::TrySendError::Closed(_)) => {}

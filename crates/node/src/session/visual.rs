@@ -2,17 +2,19 @@
 
 use std::collections::VecDeque;
 
+use sensorium_pipelines::session::VideoState;
 use sensorium_pipelines::track::{TrackSettings, Tracker};
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::{EventBody, Modality};
 use tokio::sync::mpsc;
 
+use super::events::Part;
 use super::fuse::Evidence;
 use super::gaps::Gaps;
 use super::infer::{DETECTOR, Inference, Inferred, Pending, Refusal, Request};
 use super::source::{Frame, VideoInfo};
-use super::{Events, Tally};
+use super::{Cuts, Events};
 
 /// Frames that may be with the detector at once: one that runs and one that waits behind it.
 const IN_FLIGHT_MAX: usize = 2;
@@ -29,21 +31,26 @@ struct Visual {
     evidence: mpsc::Sender<Evidence>,
     tracker: Tracker,
     gaps: Gaps,
-    tally: Tally,
+    /// Frames so far.
+    frames: u64,
+    /// Number and time of the last frame whose answer was taken: what comes after it is not in the tracker.
+    last: Option<(u64, u64)>,
 }
 
-/// Looks at frames until there are no more.
+/// Looks at frames until there are no more. Gives how many there were, those before `from` included.
 pub(super) async fn run(
-    video: Option<VideoInfo>,
+    video: VideoInfo,
+    from: Option<VideoState>,
     mut frames: mpsc::Receiver<Frame>,
+    mut cuts: Cuts,
     inference: Inference,
     events: Events,
     evidence: mpsc::Sender<Evidence>,
-) -> Tally {
-    let Some(video) = video else { return Tally::default() };
+) -> u64 {
     let gaps = Gaps::new(Modality::Visual, events.clone());
-    let tracker = Tracker::new(TrackSettings::default());
-    let mut visual = Visual { video, inference, events, evidence, tracker, gaps, tally: Tally::default() };
+    let (before, last) = from.as_ref().map_or((0, None), |from| (from.frames(), from.last));
+    let tracker = from.map_or_else(|| Tracker::new(TrackSettings::default()), |from| from.tracker);
+    let mut visual = Visual { video, inference, events, evidence, tracker, gaps, frames: before, last };
     let mut started: VecDeque<Started> = VecDeque::new();
     let mut open = true;
     while open || !started.is_empty() {
@@ -55,6 +62,10 @@ pub(super) async fn run(
                 let done = started.pop_front().expect("the oldest was just answered");
                 visual.answered(done.frame, answer).await;
             }
+            number = cuts.next() => {
+                let state = visual.state(false);
+                let _ = visual.evidence.send(Evidence::VideoCut { number, state }).await;
+            }
             frame = frames.recv(), if room => match frame {
                 Some(frame) => {
                     if let Some(job) = visual.start(frame).await {
@@ -65,10 +76,9 @@ pub(super) async fn run(
             },
         }
     }
-    let _ = visual.evidence.send(Evidence::VideoEnd).await;
-    visual.gaps.end();
-    visual.tally.gaps = visual.gaps.count;
-    visual.tally
+    let state = visual.state(true);
+    let _ = visual.evidence.send(Evidence::VideoEnd(state)).await;
+    visual.frames
 }
 
 async fn oldest(started: &mut VecDeque<Started>) -> Result<Inferred, Refusal> {
@@ -79,9 +89,19 @@ async fn oldest(started: &mut VecDeque<Started>) -> Result<Inferred, Refusal> {
 }
 
 impl Visual {
+    /// What another node needs to go on. A gap that is open is told first: nobody could tell it later.
+    fn state(&mut self, ended: bool) -> Box<VideoState> {
+        self.gaps.end();
+        let (tail, gaps) = self.events.told(Part::Video);
+        let VideoInfo { width, height, frame_rate } = self.video;
+        let (tracker, last) = (self.tracker.clone(), self.last);
+        Box::new(VideoState { width, height, frame_rate, ended, last, gaps, tracker, tail })
+    }
+
     async fn start(&mut self, frame: Frame) -> Option<Started> {
-        self.tally.units += 1;
+        self.frames = self.frames.max(frame.number + 1);
         if !self.inference.has(DETECTOR) {
+            self.last = Some((frame.number, frame.t_ms));
             let _ = self.evidence.send(Evidence::VideoUntil(frame.t_ms)).await;
             return None;
         }
@@ -105,6 +125,7 @@ impl Visual {
             Err(refusal) => Err(refusal.detail),
             Ok(inferred) => Ok(inferred),
         };
+        self.last = Some((frame.number, frame.t_ms));
         match answer {
             Ok((ModelResult::Detections { detections }, receipt)) => {
                 self.gaps.end();

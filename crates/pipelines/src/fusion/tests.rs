@@ -173,3 +173,72 @@ proptest! {
         }
     }
 }
+
+fn frame(windows: &mut FusionWindows, t_ms: u64) -> Vec<FusionRow> {
+    windows.add_frame(t_ms, &[track(1, "person"), track(2, "car")], 1, [0.5].into_iter());
+    windows.mark(Source::Video, t_ms)
+}
+
+fn sound(windows: &mut FusionWindows, start_ms: u64) -> Vec<FusionRow> {
+    windows.add_speech(start_ms, 32, &[0.9; 8]);
+    windows.add_samples(start_ms, start_ms + 256, &[0.2, -0.1]);
+    windows.add_sounds(start_ms, start_ms + 975, &[class("Siren", 0.7)]);
+    windows.add_words(start_ms, start_ms + 256, "a word");
+    windows.mark(Source::Audio, start_ms + 256)
+}
+
+#[test]
+fn sources_captured_one_after_the_other_go_on_as_if_nothing_had_been() {
+    for video_first in [true, false] {
+        let mut whole = windows(&BOTH);
+        let mut rows = Vec::new();
+        for at in 0..12 {
+            rows.extend(frame(&mut whole, at * 100));
+            rows.extend(sound(&mut whole, at * 256));
+        }
+        // One source is captured here, the other after more of both has come, enough to close a window.
+        let (first, second) = if video_first { (Source::Video, Source::Audio) } else { (Source::Audio, Source::Video) };
+        let earlier = whole.clone();
+        let mut closed = Vec::new();
+        for at in 12..24 {
+            closed.extend(frame(&mut whole, at * 100));
+            closed.extend(sound(&mut whole, at * 256));
+        }
+        assert!(!closed.is_empty());
+        rows.extend(closed);
+        let checkpoint = whole.with_earlier(first, &earlier).checkpoint();
+        let mut restored = windows(&BOTH);
+        restored.restore(&checkpoint).unwrap();
+        // Each source is read again from where it was captured.
+        let again = |windows: &mut FusionWindows, source: Source, at: u64| match source {
+            Source::Video => frame(windows, at * 100),
+            _ => sound(windows, at * 256),
+        };
+        let (mut expected, mut found) = (Vec::new(), Vec::new());
+        for at in 12..24 {
+            found.extend(again(&mut restored, first, at));
+        }
+        for at in 24..40 {
+            for source in [first, second] {
+                expected.extend(again(&mut whole, source, at));
+                found.extend(again(&mut restored, source, at));
+            }
+        }
+        expected.extend(whole.finish());
+        found.extend(restored.finish());
+        assert_eq!(found, expected, "video first: {video_first}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_checkpoints_never_panic(tail in prop::collection::vec(any::<u8>(), 0..300), headed in any::<bool>()) {
+        let bytes = if headed { [&b"SFUS\x01\x00"[..], &1_000_u64.to_le_bytes(), &tail].concat() } else { tail };
+        let mut windows = windows(&BOTH);
+        if windows.restore(&bytes).is_ok() {
+            frame(&mut windows, 5_000);
+            sound(&mut windows, 5_000);
+            windows.finish();
+        }
+    }
+}

@@ -2,13 +2,14 @@
 
 use super::evidence::{SOUND_GROUPS, Scales};
 use super::{FEATURES_COUNT, FusionRow};
+use crate::checkpoint::{CheckpointError, Reader, Writer};
 
 /// From this probability on a stretch counts as speech.
 const SPEECH_MIN: f32 = 0.5;
 /// Loudness that counts as nothing.
 const QUIET_DBFS: f32 = -60.0;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Window {
     frames: u32,
     persons: u32,
@@ -29,6 +30,59 @@ pub(super) struct Window {
 }
 
 impl Window {
+    /// Takes what frames said from another state of the same window.
+    pub(super) fn take_video(&mut self, other: &Self) {
+        *self = Self {
+            frames: other.frames,
+            persons: other.persons,
+            persons_max: other.persons_max,
+            vehicles: other.vehicles,
+            new_tracks: other.new_tracks,
+            speeds: other.speeds,
+            speed_sum: other.speed_sum,
+            speed_max: other.speed_max,
+            ..self.clone()
+        };
+    }
+
+    pub(super) fn write(&self, writer: &mut Writer) {
+        for count in [self.frames, self.persons, self.persons_max.into(), self.vehicles, self.new_tracks] {
+            writer.u32(count);
+        }
+        for count in [self.speeds, self.speech_parts, self.speech_loud, self.sounds] {
+            writer.u32(count);
+        }
+        for number in [self.speed_sum, self.speed_max, self.words, self.energy, self.energy_ms] {
+            writer.f32(number);
+        }
+        self.groups.iter().for_each(|score| writer.f32(*score));
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, CheckpointError> {
+        let mut window = Self {
+            frames: reader.u32("frames")?,
+            persons: reader.u32("persons")?,
+            persons_max: u16::try_from(reader.u32("persons")?)
+                .map_err(|_| CheckpointError::Invalid { what: "number of persons" })?,
+            vehicles: reader.u32("vehicles")?,
+            new_tracks: reader.u32("tracks")?,
+            speeds: reader.u32("speeds")?,
+            speech_parts: reader.u32("parts of speech")?,
+            speech_loud: reader.u32("parts of speech")?,
+            sounds: reader.u32("sounds")?,
+            speed_sum: reader.f32("speed")?,
+            speed_max: reader.f32("speed")?,
+            words: reader.f32("words")?,
+            energy: reader.f32("energy")?,
+            energy_ms: reader.f32("energy")?,
+            groups: Default::default(),
+        };
+        for score in &mut window.groups {
+            *score = reader.f32("score")?;
+        }
+        Ok(window)
+    }
+
     pub(super) fn add_frame(
         &mut self,
         persons: u16,

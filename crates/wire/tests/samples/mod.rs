@@ -130,7 +130,7 @@ pub fn checkpoint() -> CheckpointHeader {
         session: 0x0102_0304_0506_0708,
         epoch: 0x1112_1314_1516_1718,
         number: 0x2122_2324_2526_2728,
-        ended: 1,
+        act: 1,
         reserved: counting(0xd1),
     }
 }
@@ -144,8 +144,11 @@ pub fn session() -> SessionHeader {
         session: 0x0102_0304_0506_0708,
         budget_us: 0x1112_1314_1516_1718,
         fast: 1,
+        resume: 1,
         reserved: counting(0xe1),
         name: Name::cut("derby.mkv"),
+        next_event: 0x2122_2324_2526_2728,
+        seen_ms: 0x3132_3334_3536_3738,
     }
 }
 
@@ -223,6 +226,7 @@ pub fn events() -> Vec<(&'static str, Event)> {
         },
         EventBody::Notice { text: "the file has no sound".to_owned() },
         EventBody::Closed { complete: true, frames: 132, audio_ms: 5_280, gaps: 1, error: "none at all".to_owned() },
+        EventBody::Resumed { epoch: 2, from_ms: 41_000, node: Name::cut("regional-1") },
     ];
     let event = |number: u64, body| {
         let receipt = (number % 2 == 1).then(receipt);
@@ -243,5 +247,6 @@ fn event_name(body: &EventBody) -> &'static str {
         EventBody::Gap { .. } => "event-gap",
         EventBody::Notice { .. } => "event-notice",
         EventBody::Closed { .. } => "event-closed",
+        EventBody::Resumed { .. } => "event-resumed",
     }
 }

@@ -35,7 +35,8 @@ impl Listing {
             | EventBody::Track { .. }
             | EventBody::Gap { .. }
             | EventBody::Notice { .. }
-            | EventBody::Closed { .. } => None,
+            | EventBody::Closed { .. }
+            | EventBody::Resumed { .. } => None,
         };
         if let (Some(kind), Some(receipt)) = (kind, &event.receipt) {
             self.latencies.entry(kind).or_default().push(receipt.node_ns);
@@ -108,6 +109,9 @@ impl Listing {
                 duration((end_ms - start_ms) * 1_000_000)
             )],
             EventBody::Notice { text } => vec![format!("note   {text}")],
+            EventBody::Resumed { node, epoch, .. } => {
+                vec![format!("goes on at {node} (epoch {epoch})")]
+            }
             EventBody::Closed { frames, audio_ms, gaps, .. } => {
                 self.closed = Some((*frames, *audio_ms, *gaps));
                 Vec::new()
