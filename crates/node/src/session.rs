@@ -53,8 +53,9 @@ const PACKETS_QUEUED_MAX: usize = 64;
 /// Pieces of evidence between the parts and fusion.
 const EVIDENCE_QUEUED_MAX: usize = 256;
 
-/// A session's state is captured this often, in milliseconds, and at every final transcript.
-const CHECKPOINT_MS: u64 = 1_000;
+/// A session's state is captured this often, in milliseconds, and at every final transcript. What came after the last
+/// state is done again by whoever goes on, before anything new is: four times a second keeps that short.
+const CHECKPOINT_MS: u64 = 250;
 
 /// What came of a part of a session.
 #[derive(Clone, Copy, Debug, Default)]
@@ -202,7 +203,7 @@ async fn run_parts(
     let state = going.state.unwrap_or_default();
     if resumed {
         let none = (Vec::new(), 0);
-        let (video, video_gaps) = state.video.as_ref().map_or(none.clone(), |video| (video.tail.clone(), video.gaps));
+        let (video, video_gaps) = state.video.as_ref().map_or_else(|| none.clone(), |video| (video.tail.clone(), video.gaps));
         let (audio, audio_gaps) = state.audio.as_ref().map_or(none, |audio| (audio.tail.clone(), audio.gaps));
         events.retell(Part::Video, &video, video_gaps);
         events.retell(Part::Audio, &audio, audio_gaps);

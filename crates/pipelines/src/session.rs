@@ -17,7 +17,7 @@ pub const VERSION: u16 = 1;
 /// Latest events of one part that are kept.
 pub const TAIL_EVENTS_MAX: usize = 24;
 /// Bytes of the latest events of one part.
-pub const TAIL_BYTES_MAX: usize = 8 << 10;
+pub const TAIL_BYTES_MAX: usize = 4 << 10;
 /// Longest memory of a speech detector, in bytes. A longer one is left out; the detector then starts with none.
 pub const DETECTOR_BYTES_MAX: usize = 8 << 10;
 /// Segments of speech that may wait for their transcript.

@@ -7,12 +7,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sensorium_wire::limits;
 use sensorium_wire::session::SessionHeader;
 use tokio::fs::File;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWriteExt, BufWriter};
 
 use super::SpoolFile;
 
 /// Uploads that may be under way at once in a node.
 const UPLOADS_MAX: usize = 256;
+
+/// Writes to a spool file, in bytes: each is a hop to a thread and back, and packets are small.
+const WRITE_BYTES: usize = 256 << 10;
 
 /// The spool folder.
 pub(super) struct Spool {
@@ -24,7 +27,7 @@ pub(super) struct Spool {
 /// One file that is being received.
 pub(super) struct Upload {
     header: SessionHeader,
-    file: File,
+    file: BufWriter<File>,
     media: SpoolFile,
     _open: Arc<()>,
 }
@@ -50,7 +53,7 @@ impl Spool {
         let file = File::create_new(&path).await.map_err(|error| format!("spool file: {error}"))?;
         Ok(Upload {
             header,
-            file,
+            file: BufWriter::with_capacity(WRITE_BYTES, file),
             media: SpoolFile { path, bytes, _session: Arc::clone(sessions) },
             _open: Arc::clone(&self.open),
         })

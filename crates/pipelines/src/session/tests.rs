@@ -83,8 +83,8 @@ fn the_newest_events_are_kept() {
     let mut state = state(1, 0);
     state.fusion.tail = (0..100_u8).map(|n| vec![n; 1_000]).collect();
     let read = SessionState::decode(&state.encode()).unwrap();
-    assert_eq!(read.fusion.tail.len(), 8);
-    assert_eq!(read.fusion.tail[7], vec![99; 1_000]);
+    assert_eq!(read.fusion.tail.len(), 4);
+    assert_eq!(read.fusion.tail[3], vec![99; 1_000]);
 }
 
 #[test]
