@@ -1,17 +1,29 @@
-//! How well completions of forwarded jobs are foreseen: a window of what was expected and what it took.
+//! How well completions of forwarded jobs are foreseen, and what that teaches.
+//!
+//! Reports say how another node sees itself a moment ago; what its jobs took, seen from here, corrects that. For each node
+//! and model the correction follows the median of actual by expected time: a step up when a job took longer than
+//! foreseen, the same step down when it did not.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
+use sensorium_cluster::{ModelId, NodeId};
 use serde::Serialize;
 
 /// Jobs that are remembered.
 const WINDOW_JOBS_MAX: usize = 1_024;
+/// Nodes and models of which a correction is kept; the topology bounds the former, and more are not corrected.
+const CORRECTIONS_MAX: usize = 4_096;
+/// One step of a correction, and how far it may go, in thousandths.
+const STEP_PERMILLE: u64 = 20;
+const CORRECTION_PERMILLE_MIN: u64 = 300;
+const CORRECTION_PERMILLE_MAX: u64 = 3_000;
 
 /// The last forwarded jobs.
 #[derive(Debug, Default)]
 pub(super) struct Foresight {
     /// Expected and actual time, in microseconds.
     window: VecDeque<(u64, u64)>,
+    corrections: HashMap<(NodeId, ModelId), u64>,
 }
 
 /// What a status page shows of it.
@@ -25,7 +37,20 @@ pub struct ForesightStatus {
 }
 
 impl Foresight {
-    pub(super) fn note(&mut self, expected_us: u64, took_us: u64) {
+    /// What is to be expected when reports make one expect `us`.
+    pub(super) fn corrected_us(&self, node: NodeId, model: ModelId, us: u64) -> u64 {
+        let permille = self.corrections.get(&(node, model)).copied().unwrap_or(1000);
+        us.saturating_mul(permille) / 1000
+    }
+
+    /// A job of this model took so long at a node, which was foreseen, with its correction, as `expected_us`.
+    pub(super) fn note(&mut self, node: NodeId, model: ModelId, expected_us: u64, took_us: u64) {
+        if self.corrections.len() < CORRECTIONS_MAX || self.corrections.contains_key(&(node, model)) {
+            let permille = self.corrections.entry((node, model)).or_insert(1000);
+            let step = (*permille * STEP_PERMILLE / 1000).max(1);
+            let moved = if took_us > expected_us { *permille + step } else { *permille - step };
+            *permille = moved.clamp(CORRECTION_PERMILLE_MIN, CORRECTION_PERMILLE_MAX);
+        }
         if self.window.len() >= WINDOW_JOBS_MAX {
             self.window.pop_front();
         }
@@ -56,10 +81,29 @@ mod tests {
         let mut foresight = Foresight::default();
         assert_eq!(foresight.status(), ForesightStatus::default());
         for (expected, took) in [(100, 90), (1_000, 1_100), (10, 10)] {
-            foresight.note(expected, took);
+            foresight.note(NodeId(1), ModelId(1), expected, took);
         }
         let status = foresight.status();
         assert_eq!((status.jobs, status.expected_p50_us, status.took_p50_us), (3, 100, 90));
         assert_eq!(status.ratio_p50_permille, 1_000);
+    }
+
+    #[test]
+    fn the_correction_follows_what_jobs_take() {
+        let (node, model) = (NodeId(1), ModelId(7));
+        let mut foresight = Foresight::default();
+        assert_eq!(foresight.corrected_us(node, model, 100), 100);
+        // Reports say 100, and it takes 60, now and then 500.
+        for job in 0..400 {
+            let expected_us = foresight.corrected_us(node, model, 100_000);
+            foresight.note(node, model, expected_us, if job % 10 == 0 { 500_000 } else { 60_000 });
+        }
+        let learned = foresight.corrected_us(node, model, 100_000);
+        assert!((55_000..=66_000).contains(&learned), "{learned}");
+        assert_eq!(foresight.corrected_us(NodeId(2), model, 100), 100, "another node is another matter");
+        for _ in 0..1_000 {
+            foresight.note(node, model, 1, 1_000_000);
+        }
+        assert_eq!(foresight.corrected_us(node, model, 1_000), CORRECTION_PERMILLE_MAX, "bounded");
     }
 }

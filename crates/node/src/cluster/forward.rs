@@ -267,6 +267,14 @@ impl Cluster {
         let here = Here { predicted_us: prospect.map(|prospect| prospect.sure_us) };
         let rate = |node: NodeId| self.links.get(&node).map_or(1, |link| link.rate_bytes_per_s());
         let mut found = candidates(&view, model, &ask, here, &self.cost, rate);
+        let foresight = self.foresight.lock();
+        for candidate in &mut found {
+            let Some(via) = candidate.via else { continue };
+            let margin_us = margin_us(&view, via, candidate.node, model);
+            let expected_us = candidate.predicted_us.saturating_sub(margin_us);
+            candidate.predicted_us = foresight.corrected_us(candidate.node, model, expected_us) + margin_us;
+        }
+        drop(foresight);
         found.retain(|candidate| candidate.via.is_none_or(|via| self.links.contains_key(&via) && self.has_room(via)));
         if let Some(node) = away
             && found.iter().any(|candidate| candidate.node == node)
@@ -531,7 +539,12 @@ impl Answers for Cluster {
             }
             if present {
                 let took_us = (now_ns - trip.leg.sent_ns) / 1000;
-                self.foresight.lock().note(trip.leg.expected_us, took_us);
+                // Who ran it may be another than the one it was meant for.
+                let ran = NodeId::of(header.receipt.node.as_str());
+                if ran == trip.leg.target {
+                    let model = ModelId::of(trip.header.model.as_str(), 0);
+                    self.foresight.lock().note(ran, model, trip.leg.expected_us, took_us);
+                }
             }
         }
         header.passed(self.hop(&trip));
