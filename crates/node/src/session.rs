@@ -203,7 +203,8 @@ async fn run_parts(
     let state = going.state.unwrap_or_default();
     if resumed {
         let none = (Vec::new(), 0);
-        let (video, video_gaps) = state.video.as_ref().map_or_else(|| none.clone(), |video| (video.tail.clone(), video.gaps));
+        let (video, video_gaps) =
+            state.video.as_ref().map_or_else(|| none.clone(), |video| (video.tail.clone(), video.gaps));
         let (audio, audio_gaps) = state.audio.as_ref().map_or(none, |audio| (audio.tail.clone(), audio.gaps));
         events.retell(Part::Video, &video, video_gaps);
         events.retell(Part::Audio, &audio, audio_gaps);
