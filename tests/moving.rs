@@ -160,6 +160,60 @@ fn a_fast_session_whose_node_is_killed_ends_as_if_nothing_had_been() {
 }
 
 #[test]
+fn both_sides_and_what_is_fused_of_them_go_on_together() {
+    const ALL: &str = "load = [\"nanodet\", \"silero-vad\", \"moonshine\", \"yamnet\", \"fusion\"]\n";
+    let plan = Plan::new(&[edge(&["regional-1"], ALL), regional("regional-1", ALL)]);
+    let nodes = plan.start();
+    let demo = media("demo.mkv");
+    let mut undisturbed = Vec::new();
+    local(async {
+        let client = Client::connect(client_of(&[&nodes[1]])).await.unwrap();
+        rest(&mut open(&client, true, &demo).await, &mut undisturbed).await;
+        client.close().await;
+    });
+    let mut events = Vec::new();
+    local(async {
+        let client = Client::connect(client_of(&[&nodes[0], &nodes[1]])).await.unwrap();
+        let mut session = open(&client, true, &demo).await;
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Transcript { .. })).await;
+        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Speech { active: true, .. })).await;
+        nodes[0].signal("KILL");
+        rest(&mut session, &mut events).await;
+        client.close().await;
+    });
+    whole(&events);
+    assert!(matches!(&resumed(&events)[..], [(2, 1.., _)]), "{:?}", resumed(&events));
+    assert_eq!(transcripts(&events), transcripts(&undisturbed));
+    assert_eq!(tracks(&events), tracks(&undisturbed));
+    // Every window is fused once, of the same evidence: the same classes come out.
+    let fused = |events: &[Event]| {
+        let windows = events.iter().filter_map(|event| match &event.body {
+            EventBody::Fusion { start_ms, intensity, .. } => Some((*start_ms, (intensity * 1_000.0).round())),
+            _ => None,
+        });
+        windows.collect::<Vec<_>>()
+    };
+    assert_eq!(fused(&events), fused(&undisturbed));
+    let heard = |events: &[Event]| {
+        let mut heard: Vec<_> = events
+            .iter()
+            .filter_map(|event| match &event.body {
+                EventBody::Sound { active, start_ms, end_ms, label, .. } => {
+                    Some((label.to_string(), *start_ms, *active, *end_ms))
+                }
+                EventBody::Speech { active, start_ms, end_ms } => {
+                    Some(("speech".to_owned(), *start_ms, *active, *end_ms))
+                }
+                _ => None,
+            })
+            .collect();
+        heard.sort();
+        heard
+    };
+    assert_eq!(heard(&events), heard(&undisturbed));
+}
+
+#[test]
 fn a_session_at_real_speed_keeps_its_tracks_and_goes_on_where_it_was() {
     let plan = Plan::new(&[edge(&["regional-1"], SEEING), regional("regional-1", SEEING)]);
     let nodes = plan.start();

@@ -270,7 +270,9 @@ impl Source {
             // Holes in the sound are filled with silence, so that counting samples is telling the time.
             command.args(["-map", if apart { "1:a:0" } else { "0:a:0" }, "-c:a", "pcm_s16le", "-ac", "1"]);
             let first = samples_at(sound_ms);
-            command.args(["-af", &format!("aresample={SAMPLE_RATE_HZ}:async=1:first_pts={first}")]);
+            // Two steps: `first_pts` counts samples of what comes into a step.
+            let rate = SAMPLE_RATE_HZ;
+            command.args(["-af", &format!("aresample={rate},aresample={rate}:async=1:first_pts={first}")]);
         }
         command
             .args(["-f", "nut", "-"])
