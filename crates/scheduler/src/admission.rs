@@ -93,7 +93,13 @@ impl Scheduler {
         let model = self.models.get(&job.model)?;
         let Candidate { lane, model: index, completion } =
             self.best_lane(now_ns, model, job, job.urgency as usize, &self.entry(job, now_ns))?;
-        let own_ns = self.lane(lane).models[index].times.expected_ns(1, job.work);
+        let (lane, model) = (self.lane(lane), &self.lane(lane).models[index]);
+        let own_ns = model.times.expected_ns(1, job.work);
+        // What a slow spell has taught is forgotten when nothing has come for a while: or nothing would ever come again.
+        let profile_ns = model.times.profile(1);
+        if !lane.is_busy() && now_ns.saturating_sub(model.noted_ns) >= PROBE_AFTER_NS && profile_ns < own_ns {
+            return Some(Outlook { expected_ns: profile_ns, sure_ns: profile_ns, own_ns: profile_ns });
+        }
         Some(Outlook { expected_ns: completion.expected_ns, sure_ns: completion.sure_ns(), own_ns })
     }
 

@@ -17,13 +17,33 @@ const CORRECTIONS_MAX: usize = 4_096;
 const STEP_PERMILLE: u64 = 20;
 const CORRECTION_PERMILLE_MIN: u64 = 300;
 const CORRECTION_PERMILLE_MAX: u64 = 3_000;
+/// Without jobs a correction goes half of its way back in this time: or what a slow spell has taught would keep jobs away
+/// for good.
+const FORGOTTEN_BY_HALF_NS: u64 = 2_000_000_000;
 
 /// The last forwarded jobs.
 #[derive(Debug, Default)]
 pub(super) struct Foresight {
     /// Expected and actual time, in microseconds.
     window: VecDeque<(u64, u64)>,
-    corrections: HashMap<(NodeId, ModelId), u64>,
+    corrections: HashMap<(NodeId, ModelId), Correction>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Correction {
+    permille: u64,
+    noted_ns: u64,
+}
+
+impl Correction {
+    fn at(self, now_ns: u64) -> u64 {
+        let halves = (now_ns.saturating_sub(self.noted_ns) / FORGOTTEN_BY_HALF_NS).min(32);
+        if self.permille >= 1000 {
+            1000 + ((self.permille - 1000) >> halves)
+        } else {
+            1000 - ((1000 - self.permille) >> halves)
+        }
+    }
 }
 
 /// What a status page shows of it.
@@ -38,18 +58,19 @@ pub struct ForesightStatus {
 
 impl Foresight {
     /// What is to be expected when reports make one expect `us`.
-    pub(super) fn corrected_us(&self, node: NodeId, model: ModelId, us: u64) -> u64 {
-        let permille = self.corrections.get(&(node, model)).copied().unwrap_or(1000);
+    pub(super) fn corrected_us(&self, now_ns: u64, (node, model): (NodeId, ModelId), us: u64) -> u64 {
+        let permille = self.corrections.get(&(node, model)).map_or(1000, |correction| correction.at(now_ns));
         us.saturating_mul(permille) / 1000
     }
 
     /// A job of this model took so long at a node, which was foreseen, with its correction, as `expected_us`.
-    pub(super) fn note(&mut self, node: NodeId, model: ModelId, expected_us: u64, took_us: u64) {
-        if self.corrections.len() < CORRECTIONS_MAX || self.corrections.contains_key(&(node, model)) {
-            let permille = self.corrections.entry((node, model)).or_insert(1000);
-            let step = (*permille * STEP_PERMILLE / 1000).max(1);
-            let moved = if took_us > expected_us { *permille + step } else { *permille - step };
-            *permille = moved.clamp(CORRECTION_PERMILLE_MIN, CORRECTION_PERMILLE_MAX);
+    pub(super) fn note(&mut self, now_ns: u64, of: (NodeId, ModelId), expected_us: u64, took_us: u64) {
+        if self.corrections.len() < CORRECTIONS_MAX || self.corrections.contains_key(&of) {
+            let before = self.corrections.get(&of).map_or(1000, |correction| correction.at(now_ns));
+            let step = (before * STEP_PERMILLE / 1000).max(1);
+            let moved = if took_us > expected_us { before + step } else { before - step };
+            let permille = moved.clamp(CORRECTION_PERMILLE_MIN, CORRECTION_PERMILLE_MAX);
+            self.corrections.insert(of, Correction { permille, noted_ns: now_ns });
         }
         if self.window.len() >= WINDOW_JOBS_MAX {
             self.window.pop_front();
@@ -81,7 +102,7 @@ mod tests {
         let mut foresight = Foresight::default();
         assert_eq!(foresight.status(), ForesightStatus::default());
         for (expected, took) in [(100, 90), (1_000, 1_100), (10, 10)] {
-            foresight.note(NodeId(1), ModelId(1), expected, took);
+            foresight.note(0, (NodeId(1), ModelId(1)), expected, took);
         }
         let status = foresight.status();
         assert_eq!((status.jobs, status.expected_p50_us, status.took_p50_us), (3, 100, 90));
@@ -90,20 +111,22 @@ mod tests {
 
     #[test]
     fn the_correction_follows_what_jobs_take() {
-        let (node, model) = (NodeId(1), ModelId(7));
+        let of = (NodeId(1), ModelId(7));
         let mut foresight = Foresight::default();
-        assert_eq!(foresight.corrected_us(node, model, 100), 100);
+        assert_eq!(foresight.corrected_us(0, of, 100), 100);
         // Reports say 100, and it takes 60, now and then 500.
         for job in 0..400 {
-            let expected_us = foresight.corrected_us(node, model, 100_000);
-            foresight.note(node, model, expected_us, if job % 10 == 0 { 500_000 } else { 60_000 });
+            let expected_us = foresight.corrected_us(0, of, 100_000);
+            foresight.note(0, of, expected_us, if job % 10 == 0 { 500_000 } else { 60_000 });
         }
-        let learned = foresight.corrected_us(node, model, 100_000);
+        let learned = foresight.corrected_us(0, of, 100_000);
         assert!((55_000..=66_000).contains(&learned), "{learned}");
-        assert_eq!(foresight.corrected_us(NodeId(2), model, 100), 100, "another node is another matter");
+        assert_eq!(foresight.corrected_us(0, (NodeId(2), of.1), 100), 100, "another node is another matter");
         for _ in 0..1_000 {
-            foresight.note(node, model, 1, 1_000_000);
+            foresight.note(0, of, 1, 1_000_000);
         }
-        assert_eq!(foresight.corrected_us(node, model, 1_000), CORRECTION_PERMILLE_MAX, "bounded");
+        assert_eq!(foresight.corrected_us(0, of, 1_000), CORRECTION_PERMILLE_MAX, "bounded");
+        assert_eq!(foresight.corrected_us(FORGOTTEN_BY_HALF_NS, of, 1_000), 2_000, "half forgotten");
+        assert_eq!(foresight.corrected_us(u64::MAX, of, 1_000), 1_000, "forgotten");
     }
 }

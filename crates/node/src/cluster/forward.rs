@@ -37,6 +37,13 @@ pub enum Accepted {
     Away(Box<Departure>),
 }
 
+/// A node that is to have a job, and what that is expected to take, without a margin.
+#[derive(Clone, Copy, Debug)]
+struct Choice {
+    candidate: Candidate,
+    expected_us: u64,
+}
+
 /// A job that is to be handed on; its payload is to come.
 pub struct Departure {
     caller: Caller,
@@ -44,7 +51,7 @@ pub struct Departure {
     origin: Origin,
     payload_bytes: u64,
     header_ns: u64,
-    first: Candidate,
+    first: Choice,
 }
 
 impl Departure {
@@ -111,7 +118,7 @@ impl Cluster {
         self.engine.judge(caller, header, payload_bytes)?;
         let ranked = self.ranked(caller, origin, header, payload_bytes, &[]);
         match ranked.first() {
-            Some(first) if first.via.is_some() => {
+            Some(first) if first.candidate.via.is_some() => {
                 if !self.trips.lock().has_room(payload_bytes) {
                     let detail = "too many jobs are with other nodes; try again later";
                     return Err(Rejection::new(Reason::Overloaded, detail).retry_after_us(FULL_RETRY_AFTER_US));
@@ -242,7 +249,7 @@ impl Cluster {
         header: &SubmitHeader,
         payload_bytes: u64,
         tried: &[NodeId],
-    ) -> SmallVec<[Candidate; 8]> {
+    ) -> SmallVec<[Choice; 8]> {
         let view = self.view.load();
         let model = ModelId::of(header.model.as_str(), 0);
         let prospect =
@@ -250,7 +257,8 @@ impl Cluster {
         let stream = self.engine.stream(caller, header);
         if stream.is_some_and(|(_, here)| here) && prospect.is_some() {
             // Jobs of this stream are in flight here: one that went elsewhere could overtake them.
-            return SmallVec::from_slice(&[self.own(prospect.map_or(0, |prospect| prospect.sure_us))]);
+            let expected_us = prospect.map_or(0, |prospect| prospect.sure_us);
+            return SmallVec::from_slice(&[Choice { candidate: self.own(expected_us), expected_us }]);
         }
         let away = stream.and_then(|(stream, _)| self.trips.lock().node_of(stream));
         let visited: SmallVec<[NodeId; 8]> = origin.visited.iter().chain(tried).copied().collect();
@@ -267,12 +275,17 @@ impl Cluster {
         let here = Here { predicted_us: prospect.map(|prospect| prospect.sure_us) };
         let rate = |node: NodeId| self.links.get(&node).map_or(1, |link| link.rate_bytes_per_s());
         let mut found = candidates(&view, model, &ask, here, &self.cost, rate);
-        let foresight = self.foresight.lock();
+        let mut expected: SmallVec<[(NodeId, u64); 8]> = SmallVec::new();
+        let (now_ns, foresight) = (now_ns(), self.foresight.lock());
         for candidate in &mut found {
             let Some(via) = candidate.via else { continue };
             let margin_us = margin_us(&view, via, candidate.node, model);
-            let expected_us = candidate.predicted_us.saturating_sub(margin_us);
-            candidate.predicted_us = foresight.corrected_us(candidate.node, model, expected_us) + margin_us;
+            let reported_us = candidate.predicted_us.saturating_sub(margin_us);
+            let expected_us = foresight.corrected_us(now_ns, (candidate.node, model), reported_us);
+            expected.push((candidate.node, expected_us));
+            // As in a node's own admission: where times scatter widely, at most half of the time that is left beyond what
+            // is expected is kept as a margin; the node itself judges again.
+            candidate.predicted_us = expected_us + margin_us.min(ask.budget_us.saturating_sub(expected_us) / 2);
         }
         drop(foresight);
         found.retain(|candidate| candidate.via.is_none_or(|via| self.links.contains_key(&via) && self.has_room(via)));
@@ -282,7 +295,11 @@ impl Cluster {
             found.retain(|candidate| candidate.node == node);
         }
         rank(&ask, &mut found);
-        found
+        let choices = found.into_iter().map(|candidate| {
+            let known = expected.iter().find(|(node, _)| *node == candidate.node);
+            Choice { candidate, expected_us: known.map_or(candidate.predicted_us, |(_, us)| *us) }
+        });
+        choices.collect()
     }
 
     fn own(&self, predicted_us: u64) -> Candidate {
@@ -314,7 +331,7 @@ impl Cluster {
             reply: Some(reply),
             header_ns: *header_ns,
             deadline_ns: header_ns.saturating_add(header.budget_us.saturating_mul(1000)),
-            leg: self.leg(header, first, 1),
+            leg: self.leg(first, 1),
             tried: SmallVec::new(),
             payload,
             payload_bytes: *payload_bytes,
@@ -334,11 +351,9 @@ impl Cluster {
         }
     }
 
-    fn leg(&self, header: &SubmitHeader, to: &Candidate, number: u8) -> Leg {
-        let via = to.via.unwrap_or(self.id);
-        // The ranking leaves a margin for bad spells; what is expected does not.
-        let margin_us = margin_us(&self.view.load(), via, to.node, ModelId::of(header.model.as_str(), 0));
-        Leg { via, target: to.node, number, sent_ns: now_ns(), expected_us: to.predicted_us.saturating_sub(margin_us) }
+    fn leg(&self, to: &Choice, number: u8) -> Leg {
+        let via = to.candidate.via.unwrap_or(self.id);
+        Leg { via, target: to.candidate.node, number, sent_ns: now_ns(), expected_us: to.expected_us }
     }
 
     /// The link, number and header of a trip's present attempt.
@@ -409,12 +424,12 @@ impl Cluster {
         let next = self.ranked(caller, &origin, &header, payload_bytes, &tried).first().copied();
         self.counters.rerouted.fetch_add(1, Ordering::Relaxed);
         match next {
-            Some(next) if next.via.is_some() => {
+            Some(next) if next.candidate.via.is_some() => {
                 {
                     let mut trips = self.trips.lock();
                     let Some(trip) = trips.get_mut(key) else { return };
                     let number = trip.leg.number.saturating_add(1);
-                    let leg = self.leg(&trip.header, &next, number);
+                    let leg = self.leg(&next, number);
                     trips.set_leg(key, leg);
                 }
                 self.send(key);
@@ -543,7 +558,7 @@ impl Answers for Cluster {
                 let ran = NodeId::of(header.receipt.node.as_str());
                 if ran == trip.leg.target {
                     let model = ModelId::of(trip.header.model.as_str(), 0);
-                    self.foresight.lock().note(ran, model, trip.leg.expected_us, took_us);
+                    self.foresight.lock().note(now_ns, (ran, model), trip.leg.expected_us, took_us);
                 }
             }
         }
