@@ -272,7 +272,8 @@ impl Cluster {
             light: light_us.is_some_and(|us| us <= LIGHT_US_MAX),
             stick_to: away,
         };
-        let here = Here { predicted_us: prospect.map(|prospect| prospect.sure_us) };
+        // The scheduler would accept it, so by its own margin it is on time here.
+        let here = Here { predicted_us: prospect.map(|prospect| prospect.sure_us.min(ask.budget_us)) };
         let rate = |node: NodeId| self.links.get(&node).map_or(1, |link| link.rate_bytes_per_s());
         let mut found = candidates(&view, model, &ask, here, &self.cost, rate);
         let mut expected: SmallVec<[(NodeId, u64); 8]> = SmallVec::new();
