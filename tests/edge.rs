@@ -6,7 +6,7 @@ mod support;
 use sensorium_client::{Answer, Client, ClientConfig, Job};
 use sensorium_transport::pki::Authority;
 use sensorium_transport::{FrameReader, Step};
-use sensorium_wire::codec::{decode_header, encode, put_frame};
+use sensorium_wire::codec::{decode_answer, encode, put_frame};
 use sensorium_wire::{
     AnswerHeader, BodyKind, Dtype, JobId, Kind, Name, Outcome, Principal, Reason, Role, SubmitHeader,
 };
@@ -167,7 +167,7 @@ async fn answer_to(client: &Client, header: &SubmitHeader, payload: &[u8], annou
         loop {
             match reader.step(&mut input).unwrap() {
                 Step::More => break,
-                Step::Head(prelude) => header = Some(decode_header(prelude.kind, reader.header()).unwrap()),
+                Step::Head(_) => header = Some(decode_answer(reader.header()).unwrap()),
                 Step::Payload(bytes) => said.extend_from_slice(bytes),
                 Step::End => return (header.unwrap(), said),
             }

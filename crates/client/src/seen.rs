@@ -22,8 +22,12 @@ pub(crate) struct Seen {
     speech: Option<(u64, bool)>,
     transcript: Option<u64>,
     fusion: Option<u64>,
-    /// By modality.
+    /// The latest end of a gap, by modality; and what it was when the session went on last. Gaps have no order: two
+    /// parts tell of them, each when it is over.
     gaps: [Option<u64>; 3],
+    gaps_before: [Option<u64>; 3],
+    /// The session has gone on elsewhere. Until then nothing comes twice, and nothing is left out.
+    resumed: bool,
     sounds: VecDeque<(bool, u64, ShortName)>,
     notices: VecDeque<String>,
     /// Events that the application has had: the number of the next one.
@@ -35,8 +39,13 @@ pub(crate) struct Seen {
 impl Seen {
     /// The event as the application gets it, with its number in the order of what it has had; `None` when it has had it.
     pub(crate) fn admit(&mut self, mut event: Event) -> Option<Event> {
-        if !self.is_new(&event.body) {
+        let is_new = self.is_new(&event.body);
+        if self.resumed && !is_new {
             return None;
+        }
+        if matches!(event.body, EventBody::Resumed { .. }) {
+            self.resumed = true;
+            self.gaps_before = self.gaps;
         }
         event.number = self.events;
         self.events += 1;
@@ -60,7 +69,10 @@ impl Seen {
             EventBody::Gap { modality, end_ms, .. } => {
                 let known = [Modality::Visual, Modality::Audio, Modality::Fusion];
                 let at = known.iter().position(|known| known.name() == modality.as_str());
-                at.is_none_or(|at| advance(&mut self.gaps[at], *end_ms))
+                at.is_none_or(|at| {
+                    self.gaps[at] = self.gaps[at].max(Some(*end_ms));
+                    self.gaps_before[at] < Some(*end_ms)
+                })
             }
             EventBody::Sound { active, start_ms, label, .. } => {
                 remember(&mut self.sounds, (*active, *start_ms, *label), SOUNDS_MAX)
@@ -134,5 +146,28 @@ mod tests {
         for (number, body) in (9..).zip([detection(3), sound(false), speech(false, 900, 1_400), words(900, 1_400)]) {
             assert_eq!(seen.admit(event(40 + number, 1_400, body)).map(|event| event.number), Some(number));
         }
+    }
+
+    #[test]
+    fn gaps_that_two_parts_tell_of_are_both_had_and_not_again() {
+        let gap = |start_ms: u64, reason: &str| EventBody::Gap {
+            modality: ShortName::cut("visual"),
+            start_ms,
+            end_ms: start_ms + 40,
+            units: 1,
+            reason: reason.to_owned(),
+        };
+        let mut seen = Seen::default();
+        let gaps = [gap(400, "the detector is behind"), gap(200, "deadline_expired"), gap(400, "deadline_expired")];
+        for body in gaps.clone() {
+            assert!(seen.admit(event(0, 0, body)).is_some(), "two parts, in the order in which they noticed");
+        }
+        let node = ShortName::cut("two");
+        assert!(seen.admit(event(0, 0, EventBody::Resumed { epoch: 2, from_ms: 0, node })).is_some());
+        for body in gaps {
+            assert!(seen.admit(event(0, 0, body)).is_none());
+        }
+        assert!(seen.admit(event(0, 0, gap(900, "a"))).is_some());
+        assert!(seen.admit(event(0, 0, gap(700, "b"))).is_some());
     }
 }

@@ -98,7 +98,8 @@ pub(crate) async fn run(
     let cuts = Cuts::new();
     let outcome = tokio::select! {
         outcome = run_parts(&request, &cluster, &limits, &events, Going { state, epoch, cuts: cuts.clone(), states }) => outcome,
-        epoch = checkpoints(&mut owned, &cuts, &mut captured) => Err(format!("moved to another node (epoch {epoch})")),
+        // A node that is alone has nobody to keep states: none is captured.
+        epoch = checkpoints(&mut owned, &cuts, &mut captured), if !cluster.is_alone() => Err(format!("moved to another node (epoch {epoch})")),
         _ = stopping.wait_for(|stopping| *stopping) => Err("the node is stopping".to_owned()),
         () = events.abandoned() => Err("the client is gone".to_owned()),
     };
