@@ -226,6 +226,7 @@ impl Session {
                 Ok(stream) => {
                     tracing::debug!(node = stream.node.name, session = self.session, "session taken up");
                     self.stream = stream;
+                    self.seen.goes_on();
                     return Ok(());
                 }
                 Err((node, error)) => lost_by = lost(&node, self.opened, self.seen.events, &error),
