@@ -318,6 +318,28 @@ fn an_old_owner_is_refused_and_ends_its_session() {
     nodes[0].wait_until("its session is over", |status| status["sessions"] == 0);
 }
 
+/// A session over these nodes, at real speed, in which nodes are killed once it has come to a frame: it must go on, once,
+/// at the node of this name, and be whole.
+fn goes_on_at(list: [&Node; 2], kills: &[(u64, &Node)], name: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let street = street(folder.path());
+    local(async {
+        let client = Client::connect(client_of(&list)).await.unwrap();
+        let mut session = open(&client, false, &street).await;
+        let mut events = Vec::new();
+        for (at, node) in kills {
+            let come = |event: &Event| matches!(event.body, EventBody::Track { frame, .. } if frame >= *at);
+            until(&mut session, &mut events, come).await;
+            node.signal("KILL");
+        }
+        rest(&mut session, &mut events).await;
+        whole(&events);
+        let moves = resumed(&events);
+        assert!(matches!(&moves[..], [(2, 1.., node)] if node == name), "{moves:?}");
+        client.close().await;
+    });
+}
+
 #[test]
 fn when_the_fallback_dies_another_is_chosen() {
     let plan = Plan::new(&[
@@ -326,22 +348,7 @@ fn when_the_fallback_dies_another_is_chosen() {
         regional("regional-2", SEEING),
     ]);
     let nodes = plan.start();
-    let folder = tempfile::tempdir().unwrap();
-    let street = street(folder.path());
-    local(async {
-        let client = Client::connect(client_of(&[&nodes[0], &nodes[2]])).await.unwrap();
-        let mut session = open(&client, false, &street).await;
-        let mut events = Vec::new();
-        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 12.., .. })).await;
-        nodes[1].signal("KILL");
-        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 45.., .. })).await;
-        nodes[0].signal("KILL");
-        rest(&mut session, &mut events).await;
-        whole(&events);
-        let moves = resumed(&events);
-        assert!(matches!(&moves[..], [(2, 1.., node)] if node == "regional-2"), "{moves:?}");
-        client.close().await;
-    });
+    goes_on_at([&nodes[0], &nodes[2]], &[(12, &nodes[1]), (45, &nodes[0])], "regional-2");
 }
 
 #[test]
@@ -353,20 +360,7 @@ fn a_state_is_fetched_from_the_neighbour_that_keeps_it() {
         regional("regional-1", SEEING),
     ]);
     let nodes = plan.start();
-    let folder = tempfile::tempdir().unwrap();
-    let street = street(folder.path());
-    local(async {
-        let client = Client::connect(client_of(&[&nodes[0], &nodes[1]])).await.unwrap();
-        let mut session = open(&client, false, &street).await;
-        let mut events = Vec::new();
-        until(&mut session, &mut events, |event| matches!(event.body, EventBody::Track { frame: 35.., .. })).await;
-        nodes[0].signal("KILL");
-        rest(&mut session, &mut events).await;
-        whole(&events);
-        let moves = resumed(&events);
-        assert!(matches!(&moves[..], [(2, 1.., node)] if node == "edge-2"), "{moves:?}");
-        client.close().await;
-    });
+    goes_on_at([&nodes[0], &nodes[1]], &[(35, &nodes[0])], "edge-2");
     // What was kept of a session that has ended goes.
     nodes[2].wait_until("nothing is kept", |status| status["cluster"]["checkpoints"] == 0);
 }

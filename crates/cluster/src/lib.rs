@@ -6,6 +6,7 @@
 //! that play loss, delay and partitions in virtual time.
 
 mod checkpoints;
+mod foresight;
 mod ids;
 mod lease;
 mod membership;
@@ -14,6 +15,7 @@ mod routing;
 mod topology;
 
 pub use checkpoints::{CHECKPOINT_BYTES_KEPT_MAX, CHECKPOINT_KEEP_MS, CHECKPOINTS_MAX, Checkpoint, CheckpointStore};
+pub use foresight::{Foresight, ForesightStatus};
 pub use ids::{ModelId, NodeId};
 pub use lease::{
     EpochGate, Held, Holding, LEASE_TTL_MS_MAX, LEASE_TTL_MS_MIN, LEASES_MAX, Lease, LeaseRefusal, LeaseTable,

@@ -24,7 +24,7 @@ pub use greeting::{Hello, Refusal};
 use link::Link;
 
 use crate::topology::{NodeSpec, Timing, Topology, TopologyError};
-use crate::{ENTRIES_MAX, HOPS_MAX, LoadEntry, LoadReport, NodeId};
+use crate::{ENTRIES_MAX, HOPS_MAX, LoadEntry, LoadReport, ModelId, NodeId};
 
 /// Pause before dialling again, in milliseconds: the first, doubled with every failure, up to the longest. Each is
 /// lengthened or shortened by up to a quarter, so that children that lost one parent do not come back in step.
@@ -122,6 +122,39 @@ pub struct View {
     pub me: NodeSpec,
     /// Parents in their order, then children.
     pub neighbours: Vec<Neighbour>,
+}
+
+impl View {
+    fn neighbour(&self, id: NodeId) -> Option<&Neighbour> {
+        self.neighbours.iter().find(|neighbour| neighbour.id() == id)
+    }
+
+    /// What the quickest of the others that have the model needs for one job, in microseconds; `None` when none has it.
+    #[must_use]
+    pub fn typical_us(&self, model: ModelId) -> Option<u64> {
+        let entries = self.neighbours.iter().flat_map(|neighbour| &neighbour.entries);
+        entries.filter(|entry| entry.model == model).map(|entry| u64::from(entry.typical_us)).min()
+    }
+
+    /// How much longer than usual a job takes at `node` in a bad spell, by what `via` reports, in microseconds.
+    #[must_use]
+    pub fn margin_us(&self, via: NodeId, node: NodeId, model: ModelId) -> u64 {
+        let mut entries = self.neighbour(via).into_iter().flat_map(|neighbour| &neighbour.entries);
+        let entry = entries.find(|entry| entry.model == model && entry.node == node);
+        entry.map_or(0, |entry| entry.service_us.saturating_sub(entry.typical_us).into())
+    }
+
+    /// The round trip to a neighbour, in microseconds; 0 = not known.
+    #[must_use]
+    pub fn round_trip_us(&self, id: NodeId) -> u64 {
+        self.neighbour(id).map_or(0, |neighbour| neighbour.round_trip_us.into())
+    }
+
+    /// Whether a neighbour stands so.
+    #[must_use]
+    pub fn stands(&self, id: NodeId, standing: Standing) -> bool {
+        self.neighbour(id).is_some_and(|neighbour| neighbour.standing == standing)
+    }
 }
 
 /// See the module's documentation.

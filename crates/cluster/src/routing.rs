@@ -22,8 +22,9 @@ use crate::{HOPS_MAX, LoadEntry, ModelId, Neighbour, NodeId, Standing, TierCost,
 pub const REMOTE_BUDGET_PERMILLE_MAX: u64 = 900;
 /// A stream stays with the node of its last job while that costs at most so many times what the best choice costs.
 pub const STICKY_COST_TIMES_MAX: u64 = 2;
-/// Counted while a neighbour's rate is not known, in bytes per second: a slow network's.
-pub const RATE_UNKNOWN_BYTES_PER_S: u64 = 12_500_000;
+/// Counted while a neighbour's rate is not known, in bytes per second: 1 Gbit/s. With less, large jobs would not be sent to
+/// where nothing was measured, and nothing ever would be.
+pub const RATE_UNKNOWN_BYTES_PER_S: u64 = 125_000_000;
 
 /// The candidates for a job. Few, so that none is allocated in most cases; at most one per node of the cluster.
 pub type Candidates = SmallVec<[Candidate; 8]>;

@@ -11,9 +11,9 @@
 //! `Cluster` too: it is alone, and every job is its own.
 
 mod actor;
+mod choose;
 mod control;
 mod envoy;
-mod foresight;
 mod forward;
 mod link;
 mod rollcall;
@@ -29,7 +29,7 @@ use std::sync::atomic::AtomicU64;
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 use parking_lot::Mutex;
-use sensorium_cluster::{NodeId, NodeSpec, Standing, TierCost, Topology, View};
+use sensorium_cluster::{Foresight, NodeId, NodeSpec, Standing, TierCost, Topology, View};
 use sensorium_wire::Tier;
 use tokio::runtime::Handle;
 
@@ -44,7 +44,6 @@ pub(crate) use sessions::{Owned, SessionKey};
 pub use status::ClusterStatus;
 pub use trips::Origin;
 
-use foresight::Foresight;
 use link::Link;
 use rollcall::SeenNode;
 use sessions::Sessions;
@@ -143,8 +142,7 @@ impl Cluster {
     }
 
     fn stands(&self, node: NodeId, standing: Standing) -> bool {
-        let view = self.view.load();
-        view.neighbours.iter().any(|neighbour| neighbour.spec.id() == node && neighbour.standing == standing)
+        self.view.load().stands(node, standing)
     }
 
     /// Jobs can go to this neighbour over this connection.

@@ -47,6 +47,9 @@ use edge::Edge;
 use records::Records;
 use retained::{Known, Retained};
 
+/// Principals that a node knows, those behind its neighbours included.
+pub(crate) const CALLERS_MAX: usize = 65_536;
+
 /// Names a principal for the life of the node.
 pub type CallerId = u32;
 
@@ -167,16 +170,27 @@ impl Engine {
     }
 
     /// The number of a principal (`TENANT/NAME`), the same for every connection of it.
-    pub fn caller_id(&self, identity: &str) -> CallerId {
+    ///
+    /// `None` when [`CALLERS_MAX`] others are known: a neighbour could make principals up without end.
+    pub fn caller_id(&self, identity: &str) -> Option<CallerId> {
         if let Some(id) = self.callers.get(identity) {
-            return *id;
+            return Some(*id);
+        }
+        if self.callers.len() >= CALLERS_MAX {
+            return None;
         }
         // Counted, not derived from the table's size: two that connect at once must not share a number, or one could
         // ask for the other's answers.
-        *self.callers.entry(identity.to_owned()).or_insert_with(|| {
+        let id = *self.callers.entry(identity.to_owned()).or_insert_with(|| {
             let id = self.next_caller.fetch_add(1, Ordering::Relaxed);
             self.edge.introduce(id, identity);
             id
-        })
+        });
+        Some(id)
+    }
+
+    /// Whether the node is stopping.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 }

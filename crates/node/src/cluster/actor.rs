@@ -301,15 +301,18 @@ async fn keep_link(
             && let Ok(connecting) = dialer.dial(parent.peer)
             && let Ok(Ok(connection)) = tokio::time::timeout(Duration::from_millis(LINK_PAUSE_MS_MAX), connecting).await
         {
-            let Ok(principal) = sensorium_transport::peer_principal(&connection) else { continue };
-            if NodeId::of(&principal.name) == peer {
-                pause_ms = LINK_PAUSE_MS;
-                cluster.link(peer, &connection);
-                gateway.serve_node(connection.clone(), principal).await;
-                cluster.unlink(peer, &connection);
-            } else {
-                tracing::warn!(node = parent.name, "its job port answers with the certificate of {}", principal.name);
-                connection.close(CLOSE_LOST.into(), b"another node was expected here");
+            match sensorium_transport::peer_principal(&connection) {
+                Ok(principal) if NodeId::of(&principal.name) == peer => {
+                    pause_ms = LINK_PAUSE_MS;
+                    cluster.link(peer, &connection);
+                    gateway.serve_node(connection.clone(), principal).await;
+                    cluster.unlink(peer, &connection);
+                }
+                other => {
+                    let shown = other.map_or_else(|error| error.to_string(), |principal| principal.name);
+                    tracing::warn!(node = parent.name, "its job port answers with another certificate: {shown}");
+                    connection.close(CLOSE_LOST.into(), b"another node was expected here");
+                }
             }
         }
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;

@@ -6,23 +6,20 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use sensorium_cluster::{Ask, Candidate, Here, ModelId, NodeId, Standing, View, candidates, rank};
+use sensorium_cluster::{ModelId, NodeId};
 use sensorium_device::clock::now_ns;
 use sensorium_wire::peer::{CheckpointHeader, ForwardHeader};
 use sensorium_wire::{AnswerHeader, Hop, JobId, Outcome, Reason, Rejection, SubmitHeader, limits};
 use smallvec::SmallVec;
 
 use super::Cluster;
+use super::choose::Choice;
 use super::link::{Answers, Upload};
 use super::trips::{Correlation, Leg, Origin, Trip};
 use crate::engine::{Admitted, Caller, CallerId, Delivered, Reply};
 
-/// Work that takes no longer than this is light: `critical` work of that kind stays on the edge. In microseconds.
-const LIGHT_US_MAX: u64 = 30_000;
 /// Kept back from a forwarded job's deadline for this node's own part, in microseconds.
-const RESERVE_US: u64 = 500;
-/// Jobs that may be with one neighbour at once; it grants no more.
-const JOBS_WITH_ONE_MAX: usize = limits::JOBS_IN_FLIGHT_MAX as usize;
+pub(super) const RESERVE_US: u64 = 500;
 /// Retry hint when every node that could take a job is full, in microseconds.
 const FULL_RETRY_AFTER_US: u64 = 20_000;
 
@@ -35,13 +32,6 @@ pub enum Accepted {
     Here(Box<Admitted>),
     /// Another does.
     Away(Box<Departure>),
-}
-
-/// A node that is to have a job, and what that is expected to take, without a margin.
-#[derive(Clone, Copy, Debug)]
-struct Choice {
-    candidate: Candidate,
-    expected_us: u64,
 }
 
 /// A job that is to be handed on; its payload is to come.
@@ -112,7 +102,8 @@ impl Cluster {
         let header_ns = now_ns();
         let here =
             || self.engine.admit(caller, header, payload_bytes).map(|admitted| Accepted::Here(Box::new(admitted)));
-        if self.is_alone() {
+        // A node that is stopping takes nothing more, neither for itself nor for others.
+        if self.is_alone() || self.engine.is_draining() {
             return here();
         }
         self.engine.judge(caller, header, payload_bytes)?;
@@ -241,87 +232,6 @@ impl Cluster {
         }
     }
 
-    /// Where the job could go, the best first; those in `tried` are left out.
-    fn ranked(
-        &self,
-        caller: Caller,
-        origin: &Origin,
-        header: &SubmitHeader,
-        payload_bytes: u64,
-        tried: &[NodeId],
-    ) -> SmallVec<[Choice; 8]> {
-        let view = self.view.load();
-        let model = ModelId::of(header.model.as_str(), 0);
-        let prospect =
-            if tried.contains(&self.id) { None } else { self.engine.prospect(caller, header, payload_bytes) };
-        let stream = self.engine.stream(caller, header);
-        if stream.is_some_and(|(_, here)| here) && prospect.is_some() {
-            // Jobs of this stream are in flight here: one that went elsewhere could overtake them.
-            let expected_us = prospect.map_or(0, |prospect| prospect.sure_us);
-            return SmallVec::from_slice(&[Choice { candidate: self.own(expected_us), expected_us }]);
-        }
-        let away = stream.and_then(|(stream, _)| self.trips.lock().node_of(stream));
-        let visited: SmallVec<[NodeId; 8]> = origin.visited.iter().chain(tried).copied().collect();
-        let light_us = prospect.map_or_else(|| typical_us(&view, model), |prospect| Some(prospect.own_us));
-        let ask = Ask {
-            budget_us: header.budget_us.saturating_sub(RESERVE_US),
-            payload_bytes,
-            urgency: header.urgency,
-            visited: &visited,
-            hops_left: u8::try_from(limits::HOPS_MAX.saturating_sub(origin.visited.len())).unwrap_or(0),
-            light: light_us.is_some_and(|us| us <= LIGHT_US_MAX),
-            stick_to: away,
-        };
-        // The scheduler would accept it, so by its own margin it is on time here.
-        let here = Here { predicted_us: prospect.map(|prospect| prospect.sure_us.min(ask.budget_us)) };
-        let rate = |node: NodeId| self.links.get(&node).map_or(1, |link| link.rate_bytes_per_s());
-        let mut found = candidates(&view, model, &ask, here, &self.cost, rate);
-        let mut expected: SmallVec<[(NodeId, u64); 8]> = SmallVec::new();
-        let (now_ns, foresight) = (now_ns(), self.foresight.lock());
-        for candidate in &mut found {
-            let Some(via) = candidate.via else { continue };
-            let margin_us = margin_us(&view, via, candidate.node, model);
-            let reported_us = candidate.predicted_us.saturating_sub(margin_us);
-            let expected_us = foresight.corrected_us(now_ns, (candidate.node, model), reported_us);
-            expected.push((candidate.node, expected_us));
-            // As in a node's own admission: where times scatter widely, at most half of the time that is left beyond what
-            // is expected is kept as a margin; the node itself judges again.
-            candidate.predicted_us = expected_us + margin_us.min(ask.budget_us.saturating_sub(expected_us) / 2);
-        }
-        drop(foresight);
-        found.retain(|candidate| candidate.via.is_none_or(|via| self.links.contains_key(&via) && self.has_room(via)));
-        if let Some(node) = away
-            && found.iter().any(|candidate| candidate.node == node)
-        {
-            found.retain(|candidate| candidate.node == node);
-        }
-        rank(&ask, &mut found);
-        let choices = found.into_iter().map(|candidate| {
-            let known = expected.iter().find(|(node, _)| *node == candidate.node);
-            Choice { candidate, expected_us: known.map_or(candidate.predicted_us, |(_, us)| *us) }
-        });
-        choices.collect()
-    }
-
-    fn own(&self, predicted_us: u64) -> Candidate {
-        let (tier, cost) = (self.tier, self.cost.of(self.tier));
-        Candidate { node: self.id, via: None, tier, hops: 0, cost, predicted_us, way_us: 0 }
-    }
-
-    fn has_room(&self, via: NodeId) -> bool {
-        self.trips.lock().count_with(via) < JOBS_WITH_ONE_MAX
-    }
-
-    /// Whether a neighbour is not alive, so that what is known of the cluster is not all there is.
-    fn misses_neighbours(&self) -> bool {
-        self.view.load().neighbours.iter().any(|neighbour| neighbour.standing != Standing::Alive)
-    }
-
-    /// Whether some node in reach has the model.
-    pub fn knows(&self, model: &str) -> bool {
-        typical_us(&self.view.load(), ModelId::of(model, 0)).is_some()
-    }
-
     /// Notes that a job is away. `None` when it was away already: the new reply has taken the place of the old one.
     fn begin(&self, departure: &Departure, reply: Reply, payload: Vec<Bytes>, whole: bool) -> Option<u64> {
         let Departure { caller, header, origin, payload_bytes, header_ns, first } = departure;
@@ -362,7 +272,7 @@ impl Cluster {
         let mut trips = self.trips.lock();
         let trip = trips.get_mut(key)?;
         let link = std::sync::Arc::clone(&*self.links.get(&trip.leg.via)?);
-        let way_us = round_trip_us(&self.view.load(), trip.leg.via);
+        let way_us = self.view.load().round_trip_us(trip.leg.via);
         let mut submit = trip.header;
         submit.budget_us = trip.budget_us(now_ns()).saturating_sub(way_us + RESERVE_US);
         let mut header = ForwardHeader {
@@ -484,25 +394,6 @@ impl Cluster {
     fn hop(&self, trip: &Trip) -> Hop {
         Hop { node: self.engine.node, node_ns: now_ns().saturating_sub(trip.header_ns) }
     }
-}
-
-/// What the nearest node that has the model needs for one job, in microseconds.
-fn typical_us(view: &View, model: ModelId) -> Option<u64> {
-    let entries = view.neighbours.iter().flat_map(|neighbour| &neighbour.entries);
-    entries.filter(|entry| entry.model == model).map(|entry| u64::from(entry.typical_us)).min()
-}
-
-/// How much longer than usual a node's job takes in a bad spell, in microseconds.
-fn margin_us(view: &View, via: NodeId, node: NodeId, model: ModelId) -> u64 {
-    let neighbour = view.neighbours.iter().find(|neighbour| neighbour.spec.id() == via);
-    let mut entries = neighbour.into_iter().flat_map(|neighbour| &neighbour.entries);
-    let entry = entries.find(|entry| entry.model == model && entry.node == node);
-    entry.map_or(0, |entry| u64::from(entry.service_us.saturating_sub(entry.typical_us)))
-}
-
-fn round_trip_us(view: &View, via: NodeId) -> u64 {
-    let neighbour = view.neighbours.iter().find(|neighbour| neighbour.spec.id() == via);
-    neighbour.map_or(0, |neighbour| neighbour.round_trip_us.into())
 }
 
 /// Whether another node may do what this one did not.

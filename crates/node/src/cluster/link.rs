@@ -4,10 +4,10 @@
 //! answer means is not known here: it goes to whoever the link was made with.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use sensorium_cluster::NodeId;
 use sensorium_transport::{FrameReader, Outbox, OutboxError, Payload, Step, read_answers};
 use sensorium_wire::codec::{FrameWriter, decode_header};
@@ -21,8 +21,8 @@ use super::trips::Correlation;
 const OUTBOX_BYTES_MAX: usize = 64 << 20;
 /// Bytes of checkpoints that may wait to be written to one neighbour. What comes beyond is left out: newer ones follow.
 const CHECKPOINTS_QUEUED_BYTES_MAX: usize = 4 << 20;
-/// What a link is taken to carry before anything was measured, in bytes per second: 1 Gbit/s.
-const RATE_BYTES_PER_S: u64 = 125_000_000;
+/// How long a measured rate is believed, in milliseconds: a link that was slow once would never be asked again.
+const RATE_BELIEVED_MS: u64 = 10_000;
 /// Uploads from this size say something about the rate.
 const MEASURED_BYTES_MIN: u64 = 256 << 10;
 /// Priority of the checkpoints' stream.
@@ -44,7 +44,8 @@ pub(super) struct Link {
     outboxes: [Outbox; 4],
     checkpoints: Outbox,
     answers: Arc<dyn Answers>,
-    rate_bytes_per_s: AtomicU64,
+    /// The rate that was measured, and when last.
+    rate: Mutex<Option<(u64, Instant)>>,
 }
 
 impl Link {
@@ -57,14 +58,7 @@ impl Link {
     ) -> Arc<Self> {
         let outboxes = std::array::from_fn(|_| Outbox::new(OUTBOX_BYTES_MAX));
         let checkpoints = Outbox::new(CHECKPOINTS_QUEUED_BYTES_MAX);
-        let link = Arc::new(Self {
-            peer,
-            connection,
-            outboxes,
-            checkpoints,
-            answers,
-            rate_bytes_per_s: AtomicU64::new(RATE_BYTES_PER_S),
-        });
+        let link = Arc::new(Self { peer, connection, outboxes, checkpoints, answers, rate: Mutex::new(None) });
         for urgency in Urgency::ALL {
             io.spawn(Arc::clone(&link).coalesced(urgency));
         }
@@ -81,9 +75,10 @@ impl Link {
         link
     }
 
-    /// What a transfer may count on, in bytes per second.
+    /// What a transfer may count on, in bytes per second; 0 = nothing was measured of late.
     pub(super) fn rate_bytes_per_s(&self) -> u64 {
-        self.rate_bytes_per_s.load(Ordering::Relaxed)
+        let believed = |(_, at): &(u64, Instant)| at.elapsed() < Duration::from_millis(RATE_BELIEVED_MS);
+        self.rate.lock().filter(believed).map_or(0, |(rate, _)| rate)
     }
 
     /// Sends a small job.
@@ -221,9 +216,10 @@ impl Upload {
                 let took = began.elapsed().saturating_sub(link.connection.rtt());
                 let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).max(100);
                 let measured = bytes.saturating_mul(1_000_000) / us;
+                let before = link.rate_bytes_per_s();
                 // An eighth of each new measurement: single transfers are noisy.
-                let before = link.rate_bytes_per_s.load(Ordering::Relaxed);
-                link.rate_bytes_per_s.store(before - before / 8 + measured / 8, Ordering::Relaxed);
+                let rate = if before == 0 { measured } else { before - before / 8 + measured / 8 };
+                *link.rate.lock() = Some((rate, Instant::now()));
             }
         });
     }

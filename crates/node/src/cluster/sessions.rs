@@ -2,7 +2,7 @@
 //!
 //! A session's owner sends its state to one neighbour, its fallback, over the connection that carries jobs. Nothing here
 //! knows what is in a state. A node keeps the states of its own sessions, too: a client that lost only its connection
-//! comes back to the same node.
+//! comes back to the same node. A node that is alone keeps none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use sensorium_cluster::Standing;
+use sensorium_cluster::{ForesightStatus, Standing};
 use sensorium_wire::Tier;
 use serde::Serialize;
 
 use super::Cluster;
-use super::foresight::ForesightStatus;
 use super::rollcall::SeenNode;
 
 /// This node's place, and the neighbours it knows.

@@ -39,7 +39,10 @@ pub(super) async fn serve(gateway: &Arc<Gateway>, connecting: quinn::Connecting,
         return connection.close(CLOSE_BUSY.into(), b"too many connections; try again later");
     }
     let engine = &gateway.engine;
-    let caller = Caller::new(engine.caller_id(&format!("{}/{}", principal.tenant, principal.name)), &principal);
+    let Some(id) = engine.caller_id(&format!("{}/{}", principal.tenant, principal.name)) else {
+        return connection.close(CLOSE_BUSY.into(), b"too many principals are known; try another node");
+    };
+    let caller = Caller::new(id, &principal);
     tracing::debug!(%from, tenant = principal.tenant, name = principal.name, "connected");
     if grant(gateway, &connection).await.is_err() {
         return;
@@ -61,7 +64,9 @@ pub(super) async fn serve(gateway: &Arc<Gateway>, connecting: quinn::Connecting,
 
 /// Serves the jobs that a neighbour hands on, until its connection ends.
 pub(super) async fn serve_node(gateway: &Arc<Gateway>, connection: quinn::Connection, principal: Principal) {
-    let id = gateway.engine.caller_id(&format!("node/{}", principal.name));
+    let Some(id) = gateway.engine.caller_id(&format!("node/{}", principal.name)) else {
+        return connection.close(CLOSE_BUSY.into(), b"too many principals are known");
+    };
     let caller = Caller { id, critical: false };
     streams(Peer {
         gateway: Arc::clone(gateway),

@@ -170,7 +170,9 @@ impl Stream {
             }
             Kind::Recall if peer.is_node => {
                 let recall: RecallHeader = decode_header(Kind::Recall, header)?;
-                peer.gateway.cluster.cancel(self.caller_behind(&recall.principal), recall.job_id);
+                if let Some(caller) = self.caller_behind(&recall.principal) {
+                    peer.gateway.cluster.cancel(caller, recall.job_id);
+                }
             }
             Kind::Checkpoint if peer.is_node => {
                 let header: CheckpointHeader = decode_header(Kind::Checkpoint, header)?;
@@ -184,7 +186,7 @@ impl Stream {
             }
             kind if peer.is_node => return Err(FrameError::Unexpected(kind).into()),
             Kind::Submit => {
-                let (caller, origin) = (peer.caller, peer.origin.clone());
+                let (caller, origin) = (Some(peer.caller), peer.origin.clone());
                 return self.submit(prelude, &decode_submit(prelude.version, header)?, caller, &origin).await;
             }
             Kind::Cancel => {
@@ -204,24 +206,25 @@ impl Stream {
     /// A job of a neighbour's client. The neighbour's word counts no further than its own certificate reaches.
     async fn forwarded(&mut self, prelude: Prelude, header: &ForwardHeader) -> Result<(), StreamEnd> {
         let critical = header.critical == 1 && self.peer.principal.has(Role::Critical);
-        let caller = Caller { id: self.caller_behind(&header.principal), critical };
+        let caller = self.caller_behind(&header.principal).map(|id| Caller { id, critical });
         let visited = header.visited().map(NodeId).collect();
         let origin = Origin { visited, principal: header.principal, critical };
         self.submit(prelude, &header.submit, caller, &origin).await
     }
 
-    /// The number of a principal that a neighbour speaks for: the same job ids through two neighbours are two jobs.
-    fn caller_behind(&self, principal: &[u8; 16]) -> CallerId {
+    /// The number of a principal that a neighbour speaks for: the same job ids through two neighbours are two jobs. `None`
+    /// when too many are known.
+    fn caller_behind(&self, principal: &[u8; 16]) -> Option<CallerId> {
         let principal = u128::from_le_bytes(*principal);
         self.peer.gateway.engine.caller_id(&format!("{}>{principal:x}", self.peer.principal.name))
     }
 
-    /// Judges a job by its header. A refused large job's payload is not taken: its stream is stopped.
+    /// Judges a job by its header; `caller` is `None` where principals are too many. A refused large job's payload is not taken: its stream is stopped.
     async fn submit(
         &mut self,
         prelude: Prelude,
         header: &SubmitHeader,
-        caller: Caller,
+        caller: Option<Caller>,
         origin: &Origin,
     ) -> Result<(), StreamEnd> {
         let header_ns = now_ns();
@@ -239,6 +242,12 @@ impl Stream {
         };
         self.answers_pending = true;
         let Gateway { engine, cluster, .. } = &*peer.gateway;
+        let Some(caller) = caller else {
+            let rejection = Rejection::new(Reason::Overloaded, "too many principals are known here; try another node");
+            engine.refuse(header, reply, rejection, header_ns);
+            self.sink = Sink::Discard;
+            return if own_stream { Err(StreamEnd::Stopped) } else { Ok(()) };
+        };
         let Err(reply) = cluster.rejoin(caller.id, header.job_id, reply) else {
             self.sink = Sink::Discard;
             return if own_stream { Err(StreamEnd::Stopped) } else { Ok(()) };

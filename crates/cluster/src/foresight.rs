@@ -4,10 +4,12 @@
 //! and model the correction follows the median of actual by expected time: a step up when a job took longer than
 //! foreseen, the same step down when it did not.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
-use sensorium_cluster::{ModelId, NodeId};
 use serde::Serialize;
+use smallvec::SmallVec;
+
+use crate::{Candidates, ModelId, NodeId, View};
 
 /// Jobs that are remembered.
 const WINDOW_JOBS_MAX: usize = 1_024;
@@ -23,10 +25,10 @@ const FORGOTTEN_BY_HALF_NS: u64 = 2_000_000_000;
 
 /// The last forwarded jobs.
 #[derive(Debug, Default)]
-pub(super) struct Foresight {
+pub struct Foresight {
     /// Expected and actual time, in microseconds.
     window: VecDeque<(u64, u64)>,
-    corrections: HashMap<(NodeId, ModelId), Correction>,
+    corrections: BTreeMap<(NodeId, ModelId), Correction>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,13 +60,37 @@ pub struct ForesightStatus {
 
 impl Foresight {
     /// What is to be expected when reports make one expect `us`.
-    pub(super) fn corrected_us(&self, now_ns: u64, (node, model): (NodeId, ModelId), us: u64) -> u64 {
+    #[must_use]
+    pub fn corrected_us(&self, now_ns: u64, (node, model): (NodeId, ModelId), us: u64) -> u64 {
         let permille = self.corrections.get(&(node, model)).map_or(1000, |correction| correction.at(now_ns));
         us.saturating_mul(permille) / 1000
     }
 
+    /// Corrects the predictions for other nodes. Gives, by node, what a job is to be expected to take there, without a
+    /// margin. As in a node's own admission, where times scatter widely at most half of the time that is left beyond what
+    /// is expected is kept as a margin; the node itself judges again.
+    pub fn apply(
+        &self,
+        now_ns: u64,
+        view: &View,
+        model: ModelId,
+        budget_us: u64,
+        candidates: &mut Candidates,
+    ) -> SmallVec<[(NodeId, u64); 8]> {
+        let mut expected = SmallVec::new();
+        for candidate in candidates.iter_mut() {
+            let Some(via) = candidate.via else { continue };
+            let margin_us = view.margin_us(via, candidate.node, model);
+            let reported_us = candidate.predicted_us.saturating_sub(margin_us);
+            let expected_us = self.corrected_us(now_ns, (candidate.node, model), reported_us);
+            candidate.predicted_us = expected_us + margin_us.min(budget_us.saturating_sub(expected_us) / 2);
+            expected.push((candidate.node, expected_us));
+        }
+        expected
+    }
+
     /// A job of this model took so long at a node, which was foreseen, with its correction, as `expected_us`.
-    pub(super) fn note(&mut self, now_ns: u64, of: (NodeId, ModelId), expected_us: u64, took_us: u64) {
+    pub fn note(&mut self, now_ns: u64, of: (NodeId, ModelId), expected_us: u64, took_us: u64) {
         if self.corrections.len() < CORRECTIONS_MAX || self.corrections.contains_key(&of) {
             let before = self.corrections.get(&of).map_or(1000, |correction| correction.at(now_ns));
             let step = (before * STEP_PERMILLE / 1000).max(1);
@@ -78,7 +104,9 @@ impl Foresight {
         self.window.push_back((expected_us.max(1), took_us));
     }
 
-    pub(super) fn status(&self) -> ForesightStatus {
+    /// The window in numbers.
+    #[must_use]
+    pub fn status(&self) -> ForesightStatus {
         let median = |of: fn(&(u64, u64)) -> u64| {
             let mut values: Vec<u64> = self.window.iter().map(of).collect();
             values.sort_unstable();
