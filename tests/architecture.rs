@@ -41,8 +41,9 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE_FILES: [&str; 4] = [
+const UNSAFE_FILES: [&str; 5] = [
     "crates/device/src/cuda/compile/nvrtc.rs",
+    "crates/device/src/cuda/launch.rs",
     "crates/device/src/slab/memory.rs",
     "crates/device/src/worker/descriptors.rs",
     "crates/device/src/worker/lane.rs",
