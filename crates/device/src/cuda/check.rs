@@ -4,7 +4,7 @@
 //! leaves nothing behind.
 
 mod detections;
-mod inputs;
+pub mod inputs;
 mod prepare;
 mod sound;
 

@@ -7,7 +7,7 @@ use sensorium_wire::submit::PixelFormat;
 use crate::cuda::arguments::{DflStep, Geometry, ImageSource, Matrix, PixelLayout, SoundSource};
 
 /// A sequence that looks random (a linear congruential generator, Knuth's MMIX constants).
-pub(super) struct Sequence(pub(super) u64);
+struct Sequence(u64);
 
 impl Sequence {
     fn next(&mut self) -> u32 {
@@ -15,28 +15,30 @@ impl Sequence {
         u32::try_from(self.0 >> 40).unwrap_or_default()
     }
 
-    pub(super) fn byte(&mut self) -> u8 {
+    fn byte(&mut self) -> u8 {
         u8::try_from(self.next() & 255).unwrap_or_default()
     }
 
     /// 0 to 1.
     #[expect(clippy::cast_precision_loss, reason = "24 bits")]
-    pub(super) fn unit(&mut self) -> f32 {
+    fn unit(&mut self) -> f32 {
         self.next() as f32 / 16_777_216.0
     }
 }
 
 /// A batch of images: a slab, and what lies where.
-pub(super) struct Images {
-    pub(super) name: &'static str,
-    pub(super) step: ImageStep,
-    pub(super) slab: Vec<u8>,
-    pub(super) sources: Vec<ImageSource>,
+#[derive(Clone, Debug)]
+pub struct Images {
+    pub name: &'static str,
+    pub step: ImageStep,
+    pub slab: Vec<u8>,
+    pub sources: Vec<ImageSource>,
 }
 
 /// Batches with every pixel format, fit, layout and order of channels; with inputs whose rows are and are not groups of
 /// four; with odd sides and offsets.
-pub(super) fn images() -> Vec<Images> {
+#[must_use]
+pub fn images() -> Vec<Images> {
     let step = |side: (u32, u32), fit, layout, channels| ImageStep {
         width: side.0,
         height: side.1,
@@ -85,15 +87,17 @@ fn batch(name: &'static str, step: ImageStep) -> Images {
 }
 
 /// Outputs of a detector with distributions: scores and distances of each level.
-pub(super) struct Dfl {
-    pub(super) name: &'static str,
-    pub(super) step: DflStep,
-    pub(super) outputs: Vec<(Vec<f32>, Vec<f32>)>,
-    pub(super) geometries: Vec<Geometry>,
+#[derive(Clone, Debug)]
+pub struct Dfl {
+    pub name: &'static str,
+    pub step: DflStep,
+    pub outputs: Vec<(Vec<f32>, Vec<f32>)>,
+    pub geometries: Vec<Geometry>,
 }
 
 /// One with few candidates, and one with more than suppression looks at.
-pub(super) fn dfl() -> Vec<Dfl> {
+#[must_use]
+pub fn dfl() -> Vec<Dfl> {
     [("few candidates", 0.98_f32, 80_u32), ("more candidates than are looked at", 0.5, 5)]
         .map(|(name, score_min, classes)| {
             let step = DflStep::new(&[8, 16, 32], (640, 640), 8, classes, score_min).unwrap_or_default();
@@ -117,7 +121,8 @@ pub(super) fn dfl() -> Vec<Dfl> {
 }
 
 /// Rows with scores, classes and boxes that are not numbers, and classes that there are not; 6,000 for each of two images.
-pub(super) fn rows() -> Vec<f32> {
+#[must_use]
+pub fn rows() -> Vec<f32> {
     let mut sequence = Sequence(3);
     let row = |index: u32| {
         let (x, y) = (600.0 * sequence.unit(), 300.0 * sequence.unit());
@@ -137,7 +142,8 @@ pub(super) fn rows() -> Vec<f32> {
 }
 
 /// Noise with tones in it, and three sounds of it that overlap; frames that are and are not whole groups of four.
-pub(super) fn sound() -> (Vec<f32>, Vec<SoundSource>) {
+#[must_use]
+pub fn sound() -> (Vec<f32>, Vec<SoundSource>) {
     let mut sequence = Sequence(4);
     let samples = (0_u16..48_000).map(|index| {
         let time = f32::from(index) / 16_000.0;
