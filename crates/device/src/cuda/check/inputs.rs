@@ -98,10 +98,10 @@ pub struct Dfl {
 /// One with few candidates, and one with more than suppression looks at.
 #[must_use]
 pub fn dfl() -> Vec<Dfl> {
-    [("few candidates", 0.98_f32, 80_u32), ("more candidates than are looked at", 0.5, 5)]
-        .map(|(name, score_min, classes)| {
-            let step = DflStep::new(&[8, 16, 32], (640, 640), 8, classes, score_min).unwrap_or_default();
-            let geometries: Vec<Geometry> = (0..3)
+    [("few candidates", 0.98_f32, 80_u32, 416), ("more candidates than are looked at", 0.5, 5, 640)]
+        .map(|(name, score_min, classes, side)| {
+            let step = DflStep::new(&[8, 16, 32], (side, side), 8, classes, score_min).unwrap_or_default();
+            let geometries: Vec<Geometry> = (0..2)
                 .map(|index| Geometry { width: 1280 + index, height: 720, fitted_width: 640, fitted_height: 360 })
                 .collect();
             let mut sequence = Sequence(2);
