@@ -117,8 +117,10 @@ impl Nvrtc {
             tried.push(format!("{} is not there", file.display()));
         }
         for name in LOADER_NAMES {
-            if let Ok(found) = Self::load(OsStr::new(name)) {
-                return Ok(found);
+            match Self::load(OsStr::new(name)) {
+                // So the loader puts it when there is no such file; anything else is for the operator to know.
+                Err(CompileError::Unusable { problem, .. }) if problem.contains("No such file") => {}
+                found_or_broken => return found_or_broken,
             }
         }
         tried.push(format!("the system has no {}", LOADER_NAMES.join(", ")));

@@ -148,21 +148,32 @@ fn distributions_become_boxes_as_in_the_twin() {
     }
 }
 
+/// Runs `candidates_rows` and `select_boxes` on as many images of `rows` rows as there are geometries.
+fn same_rows(rows: u32, score_min: f32, output: &[f32], geometries: &[Geometry]) {
+    let step = RowsStep { rows, classes: 3, score_min, reserved: 0 };
+    step.check(geometries.len(), output.len()).unwrap();
+    let places = rows as usize * geometries.len();
+    let (keys, boxes, classes) = (vec![7_u64; places], vec![0.0_f32; 4 * places], vec![7_u32; places]);
+    let steps = [step];
+    let arguments = [bytes(&steps), bytes(&keys), bytes(&boxes), bytes(&classes), bytes(output)];
+    let given = run("candidates_rows", kernels::candidates_rows(&step, geometries.len()), &arguments);
+    let expected = twin::candidates_rows(&step, output, geometries.len());
+    let name = format!("{rows} rows, threshold {score_min}");
+    same_candidates(&name, &given, &expected);
+    same_choice(&name, &expected, geometries, 300, 0.5);
+}
+
 #[test]
 fn rows_become_boxes_as_in_the_twin() {
     let output = inputs::rows();
-    let geometries = [Geometry { width: 640, height: 360, fitted_width: 320, fitted_height: 180 }; 2];
+    let geometry = Geometry { width: 640, height: 360, fitted_width: 320, fitted_height: 180 };
     // From everything to nothing.
     for score_min in [0.0, 0.1, 0.7, 0.9975, 2.0] {
-        let step = RowsStep { rows: 6000, classes: 3, score_min, reserved: 0 };
-        let (keys, boxes, classes) = (vec![7_u64; 12_000], vec![0.0_f32; 48_000], vec![7_u32; 12_000]);
-        let steps = [step];
-        let arguments = [bytes(&steps), bytes(&keys), bytes(&boxes), bytes(&classes), bytes(&output)];
-        let given = run("candidates_rows", kernels::candidates_rows(&step, 2), &arguments);
-        let expected = twin::candidates_rows(&step, &output, 2);
-        let name = format!("threshold {score_min}");
-        same_candidates(&name, &given, &expected);
-        same_choice(&name, &expected, &geometries, 300, 0.5);
+        same_rows(6000, score_min, &output, &[geometry; 2]);
+    }
+    // Around the sizes of warps, blocks and what is looked at; all rows but those with NaN are candidates.
+    for rows in [1, 2, 3, 31, 33, 511, 512, 513, 1025, 4095, 4096, 4097, 4110] {
+        same_rows(rows, 0.0, &output[..6 * rows as usize], &[geometry]);
     }
 }
 
