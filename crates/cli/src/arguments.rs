@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Prove(ProveArguments),
     /// Check a cluster file and show its nodes, with what each would get.
     Topology(TopologyArguments),
+    /// Check and measure what a GPU does here; writes gpu-report.json. Without a GPU it says so.
+    GpuCheck(GpuCheckArguments),
     /// Show this machine's hardware and how it would be used.
     Hardware(HardwareArguments),
     /// List the models and check their files.
@@ -298,6 +300,35 @@ pub(crate) struct BenchFloorArguments {
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GpuCheckArguments {
+    /// Folder for gpu-report.json, gpu-report.txt and a log of each check.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// After so many seconds no further check is started, and the running one is ended.
+    #[arg(long, value_name = "S", default_value_t = 480)]
+    pub(crate) seconds_max: u64,
+    /// Only these checks, with commas.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Try the checks themselves out on the processor; that says nothing of a GPU.
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", hide = true)]
+    pub(crate) device: CheckedDevice,
+    /// One check, in the process that gpu-check started for it.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub(crate) check: Option<String>,
+    /// What that check is of, as JSON.
+    #[arg(long, value_name = "JSON", hide = true)]
+    pub(crate) target: Option<String>,
+}
+
+/// What is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckedDevice {
+    Cuda,
+    Cpu,
 }
 
 #[derive(Args, Debug)]

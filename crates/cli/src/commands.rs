@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod ca;
+pub(crate) mod gpu_check;
 pub(crate) mod hardware;
 pub(crate) mod load;
 pub(crate) mod models;

@@ -37,6 +37,7 @@ pub fn main() -> ExitCode {
         Command::Simulate(options) => commands::simulate::run(&options),
         Command::Prove(options) => commands::prove::run(&options),
         Command::Topology(options) => commands::topology::run(&options),
+        Command::GpuCheck(options) => commands::gpu_check::run(&paths, &options),
         Command::Hardware(options) => commands::hardware::run(&options),
         Command::Models(options) => commands::models::run(&paths, &options),
         Command::Ca(options) => commands::ca::run(&options),

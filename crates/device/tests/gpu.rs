@@ -5,6 +5,7 @@
 
 #[path = "executors/contract.rs"]
 mod contract;
+#[expect(dead_code, reason = "the contract needs some of it")]
 #[path = "executors/onnx.rs"]
 mod onnx;
 

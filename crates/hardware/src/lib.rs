@@ -15,7 +15,7 @@ pub use error::HardwareError;
 pub use inventory::{
     Cache, CacheKind, Core, Gpu, HugePages, Inventory, Limits, Nic, NumaNode, Package, ShmemHugePages,
 };
-pub use plan::{CpuDevices, DeviceKind, DevicePlan, Plan, PlanOptions, plan};
 pub use link::PcieLink;
+pub use plan::{CpuDevices, DeviceKind, DevicePlan, Plan, PlanOptions, plan};
 pub use probe::{pcie_link, probe};
 pub use render::render;

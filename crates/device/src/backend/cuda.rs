@@ -174,7 +174,7 @@ impl CudaBackend {
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
             // A float of 19 bits is not what the CPU computes; answers are to agree.
             .with_tf32(false)
-            .with_cuda_graph(options.graphs);
+            .with_cuda_graph(options.graphs && options.compute == Compute::Gpu);
         let builder = runtime::builder(&self.lane.device.environment, options.threads)?;
         // Without error_on_failure a missing provider would mean the processor, silently.
         placement::recorded(builder)?

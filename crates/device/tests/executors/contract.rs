@@ -24,8 +24,7 @@ pub(crate) fn contract(backend: &dyn Backend, options: &LoadOptions<'_>) {
     // A good network, with weights inside and beside it.
     for (name, location) in [("good.onnx", None), ("beside.onnx", Some("weights.bin"))] {
         write("weights.bin", &weights);
-        let mut network =
-            backend.load(&write(name, &network("Add", "", location, FLOAT)), options).unwrap();
+        let mut network = backend.load(&write(name, &network("Add", "", location, FLOAT)), options).unwrap();
         let signature = network.signature().clone();
         assert_eq!((signature.inputs.len(), signature.inputs[0].name.as_str()), (1, "x"));
         assert_eq!((signature.inputs[0].dtype, &signature.inputs[0].dims[..]), (Dtype::F32, &[Some(2)][..]));
@@ -66,14 +65,8 @@ pub(crate) fn contract(backend: &dyn Backend, options: &LoadOptions<'_>) {
         ("unknown.onnx", network("Frobnicate", "", None, FLOAT)),
         ("strings.onnx", network("Add", "", None, STRING)),
     ] {
-        let error = backend
-            .load(&write(name, &bytes), options)
-            .err()
-            .unwrap_or_else(|| panic!("{name} was loaded"));
+        let error = backend.load(&write(name, &bytes), options).err().unwrap_or_else(|| panic!("{name} was loaded"));
         assert!(matches!(&error, BackendError::Load { file, .. } if file.ends_with(name)), "{error}");
     }
-    assert!(matches!(
-        backend.load(&folder.path().join("none.onnx"), options),
-        Err(BackendError::Load { .. })
-    ));
+    assert!(matches!(backend.load(&folder.path().join("none.onnx"), options), Err(BackendError::Load { .. })));
 }

@@ -22,7 +22,10 @@ pub fn upload_bytes_per_second(
     let during = "measuring the link";
     let failed = |error: DriverError| device.fault(error, during);
     let Some(from) = pinned.memory().read(0, copy_bytes as u64) else {
-        return Err(GpuFault::Other { code: 0, during: format!("{during}: payload memory is shorter than {copy_bytes}") });
+        return Err(GpuFault::Other {
+            code: 0,
+            during: format!("{during}: payload memory is shorter than {copy_bytes}"),
+        });
     };
     let stream = device.context.new_stream().map_err(failed)?;
     let mut to = stream.alloc_zeros::<u8>(copy_bytes).map_err(failed)?;
