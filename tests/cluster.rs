@@ -397,6 +397,49 @@ fn clocks_that_are_an_hour_apart_are_never_compared() {
     });
 }
 
+/// A library that shifts the wall clock, and only that, of the program it is loaded into.
+fn wall_clock_shift(folder: &std::path::Path) -> String {
+    let (source, library) = (folder.join("shift.c"), folder.join("shift.so"));
+    std::fs::write(
+        &source,
+        "#define _GNU_SOURCE\n#include <stdlib.h>\n#include <sys/syscall.h>\n#include <time.h>\n#include <unistd.h>\n\
+         int clock_gettime(clockid_t id, struct timespec *out) {\n\
+           int failed = syscall(SYS_clock_gettime, id, out);\n\
+           if (!failed && id == CLOCK_REALTIME) out->tv_sec += atol(getenv(\"SHIFT_S\"));\n\
+           return failed;\n}\n",
+    )
+    .unwrap();
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    format!("LD_PRELOAD={}", library.display())
+}
+
+#[test]
+fn wall_clocks_that_are_an_hour_wrong_part_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let preload = wall_clock_shift(folder.path());
+    let plan = Plan::new(&[EDGE, Place { parents: &[], ..REGIONAL }]);
+    let launch = |name: &'static str, tier: Tier, shift: &str| {
+        let data = plan.data(name, &[Role::Peer], Some(tier));
+        let node = Node::launch_under(&["env", &preload, shift], data, plan.arguments(name));
+        let line = node.log().lines().next().unwrap_or_default().to_owned();
+        (node, line)
+    };
+    // Certificates were issued just now; one of the two would not take them yet if they began now.
+    let (regional, behind) = launch("regional-1", Tier::Regional, "SHIFT_S=-3600");
+    let (edge, ahead) = launch("edge-1", Tier::Edge, "SHIFT_S=3600");
+    assert_ne!(ahead[..13], behind[..13], "the clocks are not apart");
+    edge.joined();
+    regional.joined();
+    block_on(async {
+        let client = edge.client().await;
+        let (job, payload) = bytes(100);
+        let answer = client.submit(job.deadline_ms(5_000), payload).await.unwrap();
+        assert_eq!(way(&answer).0, "regional-1");
+        client.close().await;
+    });
+}
+
 #[test]
 fn a_flood_on_the_api_port_does_not_part_nodes() {
     let plan = Plan::new(&[EDGE, Place { parents: &[], ..REGIONAL }]);
