@@ -97,13 +97,23 @@ fn work_goes_where_it_can_be_done_and_the_receipt_shows_the_way() {
         });
         let small = client.submit(bytes(3).0, bytes(3).1).await.unwrap();
         assert_eq!((way(&small).0.as_str(), small.payload.as_ref()), ("edge-1", &b"too small"[..]));
-        // An answer that is fresh enough comes from where it was made, without the payload being asked for.
-        let (job, payload) = bytes(200_000);
+        // An answer that is fresh enough is given by the node that was asked, or else by where it was made, without the
+        // payload being asked for.
+        let (_, payload) = bytes(200_000);
         let asked = |job: Job| client.submit(job.fresh_within_ms(60_000), payload.clone());
-        let (first, second) = (asked(job.clone()).await.unwrap(), asked(bytes(200_000).0).await.unwrap());
+        let first = asked(bytes(200_000).0).await.unwrap();
         assert_eq!((way(&first).0, first.header.receipt.cached), ("regional-1".to_owned(), 0));
-        assert_eq!((way(&second).0, second.header.receipt.cached), ("regional-1".to_owned(), 1));
-        assert!(second.payload == payload);
+        let began = Instant::now();
+        loop {
+            let again = asked(bytes(200_000).0).await.unwrap();
+            assert_eq!(again.header.receipt.cached, 1);
+            assert!(again.payload == payload);
+            // The edge keeps it as soon as it has found the digest right.
+            if way(&again) == ("edge-1".to_owned(), vec![]) {
+                break;
+            }
+            assert!(began.elapsed() < Duration::from_secs(10), "the edge keeps nothing");
+        }
 
         // What nobody has, and what nobody has time for.
         let (outcome, reason, detail) =
