@@ -41,8 +41,17 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE_FILES: [&str; 3] =
-    ["crates/device/src/slab/memory.rs", "crates/device/src/worker/descriptors.rs", "crates/device/src/worker/lane.rs"];
+const UNSAFE_FILES: [&str; 9] = [
+    "crates/device/src/backend/cuda.rs",
+    "crates/device/src/backend/cuda/driver.rs",
+    "crates/device/src/backend/cuda/measure.rs",
+    "crates/device/src/backend/cuda/network.rs",
+    "crates/device/src/backend/placement.rs",
+    "crates/device/src/slab/memory.rs",
+    "crates/device/src/worker/descriptors.rs",
+    "crates/device/src/worker/lane.rs",
+    "crates/device/src/worker/memory_policy.rs",
+];
 
 /// Crates that decide without touching the world, and what they must not mention.
 const PURE_CRATES: [&str; 6] = ["wire", "scheduler", "cluster", "simulator", "processing", "pipelines"];

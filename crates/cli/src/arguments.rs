@@ -38,6 +38,10 @@ pub(crate) struct Places {
     /// ONNX Runtime's library. Default: lib/libonnxruntime.so in the cache.
     #[arg(long, global = true, value_name = "FILE", env = "SENSORIUM_ONNXRUNTIME")]
     pub(crate) onnxruntime: Option<PathBuf>,
+    /// The same for GPUs, from onnxruntime-gpu, with its CUDA provider beside it. Default: lib/gpu/libonnxruntime.so in the
+    /// cache; where it is missing, GPUs are not used.
+    #[arg(long, global = true, value_name = "FILE", env = "SENSORIUM_ONNXRUNTIME_GPU")]
+    pub(crate) onnxruntime_gpu: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

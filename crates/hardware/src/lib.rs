@@ -6,6 +6,7 @@
 
 mod error;
 mod inventory;
+mod link;
 mod plan;
 mod probe;
 mod render;
@@ -15,5 +16,6 @@ pub use inventory::{
     Cache, CacheKind, Core, Gpu, HugePages, Inventory, Limits, Nic, NumaNode, Package, ShmemHugePages,
 };
 pub use plan::{CpuDevices, DeviceKind, DevicePlan, Plan, PlanOptions, plan};
-pub use probe::probe;
+pub use link::PcieLink;
+pub use probe::{pcie_link, probe};
 pub use render::render;

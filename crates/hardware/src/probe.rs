@@ -8,6 +8,8 @@ use std::path::Path;
 
 use crate::{HardwareError, Inventory};
 
+pub use nvml::pcie_link;
+
 /// Looks at this machine: NVML for GPUs, hwloc for cores, caches and NUMA nodes, sysfs and procfs for the rest. Only what
 /// this process may use is reported, so that a container sees its own share. Takes some tens of milliseconds, up to
 /// seconds where a GPU's driver has to be woken.

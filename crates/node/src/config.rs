@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use sensorium_cluster::NodeSpec;
+use sensorium_device::backend::cuda::GpuQuotas;
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
+use sensorium_hardware::CpuDevices;
 use sensorium_pipelines::{RuleError, RuleSet, RuleSpec};
 use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,14 @@ pub struct NodeConfig {
     pub plan: PlanPolicy,
     /// Bytes that the log of scheduling decisions may take on disk, for `sensorium replay`. Default 0: none is kept.
     pub event_log_bytes_max: u64,
+    /// Whether GPUs are used. Default true; a machine without one runs on its processors either way.
+    pub gpus: bool,
+    /// Most GPU memory that each lane's models may take, in MiB. Default visual 4096, audio 1024, fusion 2048, less in
+    /// proportion on a card where that does not fit.
+    pub gpu_quota_mib: GpuQuotas,
+    /// Which devices the processors are: `without_gpu` (the default) only where no GPU is used, `always` beside GPUs too,
+    /// `never`.
+    pub cpu_devices: CpuDevices,
     /// Added to the workers' niceness, 0 to 19. Default 5: network I/O comes first on a busy CPU.
     pub worker_nice: u8,
     /// How long a stopping node waits for accepted work, in milliseconds. Default 30,000.
@@ -73,6 +83,9 @@ impl Default for NodeConfig {
             share_min_permille: Settings::default().share_min_permille,
             plan: PlanPolicy::default(),
             event_log_bytes_max: 0,
+            gpus: true,
+            gpu_quota_mib: GpuQuotas::default(),
+            cpu_devices: CpuDevices::default(),
             worker_nice: 5,
             drain_ms_max: 30_000,
             sessions_max: 64,

@@ -13,6 +13,7 @@ mod desk;
 pub mod engine;
 mod gateway;
 mod lane_reader;
+mod machine;
 mod monitor;
 mod node;
 pub mod restart;

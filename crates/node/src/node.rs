@@ -6,17 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorRef};
-use sensorium_device::protocol::{LaneSetup, ModelSetup, WorkerSetup};
 use sensorium_device::slab::{Slab, SlabError};
-use sensorium_hardware::{HardwareError, Plan, PlanOptions};
-use sensorium_models::manifest::DeviceKind;
+use sensorium_hardware::HardwareError;
 use sensorium_models::repository::Repository;
 use sensorium_models::{ModelError, ModelPackage};
 use sensorium_pipelines::EvidenceSpec;
 use sensorium_scheduler::DeviceId;
 use sensorium_transport::pki::{self, Bundle};
 use sensorium_transport::{ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness, PkiError};
-use sensorium_wire::Modality;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -34,6 +31,7 @@ use crate::data::{DataDirectory, DataError, DataLock, NodeFile};
 use crate::desk::NodeDesk;
 use crate::engine::{Engine, EngineSetup, EventLog, EventLogError, LearnedTimes, ModelTable};
 use crate::gateway::{Desk, Gateway};
+use crate::machine;
 use crate::session::SessionLimits;
 use crate::threads::RuntimeThread;
 
@@ -44,6 +42,8 @@ pub struct NodeOptions {
     pub data: DataDirectory,
     /// ONNX Runtime's library.
     pub onnxruntime: PathBuf,
+    /// The same with a CUDA provider beside it, for GPUs; need not exist, and then GPUs are not used.
+    pub onnxruntime_gpu: PathBuf,
     /// Model repositories, in order of precedence.
     pub repositories: Vec<PathBuf>,
     /// Where model files are that do not lie beside their manifest.
@@ -129,7 +129,7 @@ impl Node {
         let lock = data.lock()?;
         let bundle = certificates(data, config)?;
         let packages = load_models(&options)?;
-        let plan = plan_devices()?;
+        let plan = machine::plan_devices(&options)?;
         for note in &plan.notes {
             tracing::info!("{note}");
         }
@@ -186,16 +186,15 @@ impl Node {
         for (number, device) in (0_u32..).zip(&plan.devices) {
             let cpus = if plan.pinned { device.cpus.clone() } else { Vec::new() };
             board.add(&device.name, cpus.clone());
-            let at_once = if cpus.is_empty() { available_cores() } else { cpus.len() };
-            let at_once = u16::try_from(at_once).unwrap_or(u16::MAX);
-            engine.add_device(DeviceId(number), sensorium_scheduler::DeviceKind::Cpu, at_once);
+            let (kind, at_once) = machine::announced(device, &cpus);
+            engine.add_device(DeviceId(number), kind, at_once);
             devices.push(DeviceArgs {
                 device: DeviceId(number),
                 engine: Arc::clone(&engine),
                 board: Arc::clone(&board),
                 program: options.program.clone(),
                 arguments: options.worker_arguments.clone(),
-                setup: worker_setup(&options, &packages, &engine, &known, &device.name, cpus),
+                setup: machine::worker_setup(&options, &packages, &engine, &known, device, cpus),
                 io: api.handle().clone(),
             });
         }
@@ -320,10 +319,6 @@ impl Node {
     }
 }
 
-fn available_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 fn dialer(thread: &RuntimeThread, bundle: &Bundle, alpn: &[u8], config: &NodeConfig) -> Result<Dialer, EndpointError> {
     let _runtime = thread.handle().enter();
     Dialer::new(bundle, alpn, Liveness::PEER, config.listen_cluster.is_ipv6())
@@ -365,17 +360,6 @@ fn certificates(data: &DataDirectory, config: &NodeConfig) -> Result<Bundle, Pki
     Ok(made.node)
 }
 
-/// Which devices this node runs. GPUs are found and shown by `sensorium hardware`, but only the CPU backend exists yet.
-fn plan_devices() -> Result<Plan, HardwareError> {
-    let mut inventory = sensorium_hardware::probe()?;
-    match &inventory.gpu_note {
-        Some(note) => tracing::info!("{note}"),
-        None => tracing::warn!(gpus = inventory.gpus.len(), "GPUs are not used yet: models run on the CPU"),
-    }
-    inventory.gpus.clear();
-    Ok(sensorium_hardware::plan(&inventory, &PlanOptions::default()))
-}
-
 fn load_models(options: &NodeOptions) -> Result<Vec<ModelPackage>, NodeError> {
     let repository = Repository::open(&options.repositories, &options.weights)?;
     for (folder, error) in &repository.broken {
@@ -407,38 +391,4 @@ fn fusion_evidence(packages: &[ModelPackage]) -> Result<Option<Arc<EvidenceSpec>
     let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
     let spec = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     Ok(Some(Arc::new(spec)))
-}
-
-fn worker_setup(
-    options: &NodeOptions,
-    packages: &[ModelPackage],
-    engine: &Engine,
-    known: &LearnedTimes,
-    device: &str,
-    cpus: Vec<u32>,
-) -> WorkerSetup {
-    let lanes = Modality::ALL.map(|modality| LaneSetup {
-        modality,
-        models: packages
-            .iter()
-            .filter(|package| package.manifest.modality == modality)
-            .filter(|package| package.manifest.placement.devices.contains(&DeviceKind::Cpu))
-            .map(|package| ModelSetup {
-                name: package.manifest.name.clone(),
-                profile: known.profile(device, &package.manifest.name, package.manifest.version),
-            })
-            .collect(),
-    });
-    WorkerSetup {
-        device: device.to_owned(),
-        kind: DeviceKind::Cpu,
-        cpus,
-        nice: i32::from(options.config.worker_nice),
-        onnxruntime: options.onnxruntime.clone(),
-        repositories: options.repositories.clone(),
-        weights: options.weights.clone(),
-        slab_bytes: engine.slab.memory_bytes(),
-        lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
-        injection: Some(options.config.inject.clone()),
-    }
 }
