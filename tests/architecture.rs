@@ -41,12 +41,13 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE_FILES: [&str; 9] = [
+const UNSAFE_FILES: [&str; 10] = [
     "crates/device/src/backend/cuda.rs",
     "crates/device/src/backend/cuda/driver.rs",
     "crates/device/src/backend/cuda/measure.rs",
     "crates/device/src/backend/cuda/network.rs",
     "crates/device/src/backend/placement.rs",
+    "crates/device/src/cuda/compile/nvrtc.rs",
     "crates/device/src/slab/memory.rs",
     "crates/device/src/worker/descriptors.rs",
     "crates/device/src/worker/lane.rs",

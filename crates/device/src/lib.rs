@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod clock;
+pub mod cuda;
 pub mod executor;
 pub mod protocol;
 pub mod slab;
