@@ -192,6 +192,11 @@ pub struct Injection {
     pub hang_on_prefix: Option<String>,
     /// A worker answers with a packet of random bytes when it is given a payload that starts with these bytes.
     pub nonsense_on_prefix: Option<String>,
+    /// The node takes its first device for lost, as a GPU that has left the bus, from so many milliseconds after its start;
+    /// counts only with the next.
+    pub lose_device_after_ms: u64,
+    /// For how long, in milliseconds; 0 = it does not.
+    pub lose_device_for_ms: u64,
 }
 
 impl Injection {

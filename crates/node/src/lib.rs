@@ -12,6 +12,7 @@ pub mod data;
 mod desk;
 pub mod engine;
 mod gateway;
+mod health;
 mod lane_reader;
 mod machine;
 mod monitor;

@@ -31,6 +31,7 @@ use crate::data::{DataDirectory, DataError, DataLock, NodeFile};
 use crate::desk::NodeDesk;
 use crate::engine::{Engine, EngineSetup, EventLog, EventLogError, LearnedTimes, ModelTable};
 use crate::gateway::{Desk, Gateway};
+use crate::health::Watch;
 use crate::machine;
 use crate::session::SessionLimits;
 use crate::threads::RuntimeThread;
@@ -105,6 +106,7 @@ pub struct Node {
     fatal: mpsc::Receiver<String>,
     drain_ms_max: u64,
     service_times: PathBuf,
+    _watch: Option<Watch>,
     // Dropped in this order: actors first, then the threads they use.
     _control: RuntimeThread,
     api: RuntimeThread,
@@ -221,6 +223,7 @@ impl Node {
                 answering: Arc::new(move |question| answering.answer(question)),
             })
         };
+        let watch = Watch::start(&plan, &config.inject, &board)?;
         let (fatal_sender, fatal) = mpsc::channel(1);
         let args = NodeArgs {
             engine: Arc::clone(&engine),
@@ -263,6 +266,7 @@ impl Node {
             fatal,
             drain_ms_max: config.drain_ms_max,
             service_times: data.service_times(),
+            _watch: watch,
             _control: control,
             api,
             cluster: cluster_thread,

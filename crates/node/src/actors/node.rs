@@ -70,7 +70,7 @@ impl NodeState {
                 None => return Ok(()),
             },
             Part::Monitor => Actor::spawn_linked(None, MonitorActor, args.monitor, me).await?.0.get_id(),
-            Part::Worker | Part::DeviceActor | Part::SourceProcess => return Ok(()),
+            Part::Worker | Part::Gpu | Part::DeviceActor | Part::SourceProcess => return Ok(()),
         };
         self.parts.insert(id, part);
         Ok(())
@@ -95,6 +95,7 @@ impl NodeState {
 fn name(part: Part) -> &'static str {
     match part {
         Part::Worker => "worker",
+        Part::Gpu => "gpu",
         Part::DeviceActor => "device actor",
         Part::DeviceSupervisor => "device supervisor",
         Part::Scheduler => "scheduler actor",
