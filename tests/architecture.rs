@@ -41,13 +41,14 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE_FILES: [&str; 10] = [
+const UNSAFE_FILES: [&str; 11] = [
     "crates/device/src/backend/cuda.rs",
     "crates/device/src/backend/cuda/driver.rs",
     "crates/device/src/backend/cuda/measure.rs",
     "crates/device/src/backend/cuda/network.rs",
     "crates/device/src/backend/placement.rs",
     "crates/device/src/cuda/compile/nvrtc.rs",
+    "crates/device/src/cuda/launch.rs",
     "crates/device/src/slab/memory.rs",
     "crates/device/src/worker/descriptors.rs",
     "crates/device/src/worker/lane.rs",
