@@ -18,6 +18,7 @@ use sensorium_wire::{Dtype, PixelFormat, Principal, Role, Tier};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod camera;
 pub mod cluster;
 
 /// How long anything is waited for. Slow machines are slow; nothing is judged by it.
