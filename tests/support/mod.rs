@@ -20,6 +20,7 @@ use tempfile::TempDir;
 
 pub mod camera;
 pub mod cluster;
+pub mod watching;
 
 /// How long anything is waited for. Slow machines are slow; nothing is judged by it.
 pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -17,9 +17,11 @@ use crate::{Client, ClientError};
 
 /// Pause before asking again after nothing came of it, in milliseconds; it doubles up to [`PAUSE_MS_MAX`].
 const PAUSE_MS: u64 = 50;
-const PAUSE_MS_MAX: u64 = 1_000;
+const PAUSE_MS_MAX: u64 = 400;
+/// An owner that was lost is dialled again only every so many times that others still name it: they know less.
+const NAMED_AGAIN: u32 = 8;
 /// How long a node that is said to own the source is dialled, in milliseconds.
-const FOLLOW_MS_MAX: u64 = 2_000;
+const FOLLOW_MS_MAX: u64 = 1_000;
 /// How long a node may take to say who owns the source, in milliseconds.
 const ANSWER_MS_MAX: u64 = 5_000;
 
@@ -33,6 +35,10 @@ pub struct Watch {
     own: Option<(ConnectedNode, quinn::Connection)>,
     /// A node that owns the source, as another said.
     hint: Option<(String, SocketAddr)>,
+    /// The epoch of the owner that is hinted at.
+    hinted_epoch: u64,
+    /// Where the owner of this epoch was lost, and how often it was named since.
+    gone: Option<(SocketAddr, u64, u32)>,
     /// The client's connection that broke last.
     broken: Option<quinn::Connection>,
     seen: Seen,
@@ -84,6 +90,8 @@ pub(crate) fn watch(client: &Client, source: &str) -> Result<Watch, ClientError>
         stream: None,
         own: None,
         hint: None,
+        hinted_epoch: 0,
+        gone: None,
         broken: None,
         seen: Seen::default(),
         epoch: 0,
@@ -135,7 +143,10 @@ impl Watch {
                     }
                     self.pause().await;
                 }
-                Err(Broken::Ended) => self.lost(),
+                Err(Broken::Ended) => {
+                    self.lost();
+                    self.pause().await;
+                }
                 Err(Broken::Fatal(error)) => return Err(error),
             }
         }
@@ -162,12 +173,23 @@ impl Watch {
         let api: Option<SocketAddr> = owner.api.as_str().parse().ok();
         // Who says that an epoch goes on that has passed knows less than this.
         let old = owner.epoch != 0 && owner.epoch < self.epoch;
-        self.hint = api.filter(|_| !old).map(|api| (owner.node.as_str().to_owned(), api));
+        self.hinted_epoch = owner.epoch;
+        let lost = match &mut self.gone {
+            Some((address, epoch, named)) if Some(*address) == api && *epoch == owner.epoch => {
+                *named += 1;
+                *named % NAMED_AGAIN != 0
+            }
+            _ => false,
+        };
+        self.hint = api.filter(|_| !old && !lost).map(|api| (owner.node.as_str().to_owned(), api));
     }
 
     /// What was heard last is gone.
     fn lost(&mut self) {
         if let Some(stream) = self.stream.take() {
+            if stream.connection.close_reason().is_some() {
+                self.gone = Some((stream.node.address, self.epoch, 0));
+            }
             if self.own.as_ref().is_some_and(|(_, own)| own.stable_id() == stream.connection.stable_id()) {
                 if stream.connection.close_reason().is_some() {
                     self.own = None;
@@ -220,6 +242,7 @@ impl Watch {
             (self.epoch, self.next_event) = (owner.epoch, 0);
         }
         self.orphaned = false;
+        self.gone = None;
         self.stream = Some(stream);
         Ok(())
     }
@@ -254,6 +277,7 @@ impl Watch {
             }
             Err(failed) => {
                 tracing::debug!(?failed, "the owner cannot be reached");
+                self.gone = Some((address, self.hinted_epoch, 0));
                 self.hint = None;
                 Ok(None)
             }

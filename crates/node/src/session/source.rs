@@ -28,7 +28,7 @@ pub(super) const SAMPLE_RATE_HZ: u32 = 16_000;
 /// How long probing a file may take, in milliseconds.
 const PROBE_MS_MAX: u64 = 10_000;
 /// Most that ffprobe and ffmpeg may say, in bytes.
-pub(super) const TALK_BYTES_MAX: u64 = 64 << 10;
+const TALK_BYTES_MAX: u64 = 64 << 10;
 /// Reads from ffmpeg's pipe, in bytes.
 pub(super) const READ_BYTES: usize = 1 << 20;
 /// How long ffmpeg may take to give the next byte, in milliseconds. A file that it cannot get on with ends there.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sensorium_cluster::{Holding, Lease, NodeId, NodeSpec};
+use sensorium_cluster::{Holding, LEASE_TTL_MS_MAX, Lease, NodeId, NodeSpec};
 use sensorium_device::clock::now_ns;
 use sensorium_wire::source::{LeaseAct, LeaseAnswerHeader, LeaseVerdict};
 use tokio::runtime::Handle;
@@ -17,8 +17,9 @@ use crate::cluster::Cluster;
 use crate::session::SessionLimits;
 use crate::session::live::{self, LiveEnd, LiveSetting, Tools};
 
-/// Each preferred node before this one in the list has so much of a head start, in milliseconds.
-const HEAD_START_MS: u64 = 1_500;
+/// Each preferred node before this one in the list has so much of a head start, in milliseconds: longer than a grantor that was
+/// started with them gives nothing.
+const HEAD_START_MS: u64 = 2_500;
 /// Between two looks for a grantor that is out of reach, in milliseconds.
 const REACH_PAUSE_MS: u64 = 100;
 /// Between two tries to renew a lease that was not renewed, in milliseconds.
@@ -209,9 +210,15 @@ impl Candidate<'_> {
             }
         };
         self.source.disowned(other, &reason);
-        let behind_ms = ASK_PAUSE_MS_MIN * (self.rank as u64 + 1);
+        let rank = self.rank as u64;
+        let behind_ms = ASK_PAUSE_MS_MIN * (rank + 1);
         let pause_ms = match verdict {
-            Some(LeaseVerdict::Held | LeaseVerdict::Starting) => answer.left_ms,
+            // Nobody has it: the preferred one first, as at the start.
+            Some(LeaseVerdict::Starting) => {
+                let left_ms = answer.left_ms.min(LEASE_TTL_MS_MAX);
+                return Duration::from_millis(left_ms + behind_ms + HEAD_START_MS * rank);
+            }
+            Some(LeaseVerdict::Held) => answer.left_ms,
             Some(LeaseVerdict::Full | LeaseVerdict::Stranger) => ASK_PAUSE_MS_MAX,
             _ => REACH_PAUSE_MS,
         };

@@ -10,11 +10,11 @@ use sensorium_cluster::{Input, SourceSpec};
 use sensorium_processing::nut::{NutDemuxer, NutItem, StreamKind};
 use sensorium_wire::limits;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::super::source::{READ_BYTES, SAMPLE_RATE_HZ, SourceInfo, TALK_BYTES_MAX, VideoInfo};
+use super::super::source::{READ_BYTES, SAMPLE_RATE_HZ, SourceInfo, VideoInfo};
 
 /// How long opening may take until the first frame or sound, in milliseconds.
 const OPEN_MS_MAX: u64 = 15_000;
@@ -22,8 +22,10 @@ const OPEN_MS_MAX: u64 = 15_000;
 const SILENCE_MS_MAX: u64 = 5_000;
 /// How long ffmpeg's last words are waited for, in milliseconds.
 const COMPLAINT_MS_MAX: u64 = 200;
+/// What is kept of its words, in bytes.
+const WORDS_BYTES_MAX: usize = 2 << 10;
 /// How much ffmpeg looks at before it says what a stream holds, in microseconds of the stream.
-const ANALYSED_US: &str = "1000000";
+const ANALYSED_US: &str = "500000";
 /// Packets that are kept until the distance of two frames is known.
 const EARLY_ITEMS_MAX: usize = 64;
 
@@ -73,11 +75,7 @@ impl Decoder {
             return Err("no pipes".to_owned());
         };
         let _ = rustix::pipe::fcntl_setpipe_size(&stdout, READ_BYTES);
-        let complaint = tokio::spawn(async move {
-            let mut text = Vec::new();
-            let _ = stderr.take(TALK_BYTES_MAX).read_to_end(&mut text).await;
-            String::from_utf8_lossy(&text).into_owned()
-        });
+        let complaint = tokio::spawn(last_words(stderr));
         let (running, stopped) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         tokio::spawn(async move {
@@ -207,6 +205,17 @@ impl Decoder {
     }
 }
 
+/// Reads everything that ffmpeg says, so that it never waits for that, and keeps the end.
+async fn last_words(mut stderr: ChildStderr) -> String {
+    let (mut kept, mut piece) = (Vec::new(), [0; 4 << 10]);
+    while let Ok(bytes @ 1..) = stderr.read(&mut piece).await {
+        kept.extend_from_slice(&piece[..bytes]);
+        let surplus = kept.len().saturating_sub(WORDS_BYTES_MAX);
+        kept.drain(..surplus);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
 /// Frames a second, from the time between two.
 fn rate(ns: i64) -> Option<f32> {
     #[expect(clippy::cast_precision_loss, reason = "a rate that is only shown and rounded")]
@@ -242,7 +251,16 @@ fn command(tools: &Tools, spec: &SourceSpec) -> Result<Command, String> {
     command.args(&tools.guard_arguments).arg(&tools.ffmpeg).args(["-nostdin", "-v", "error"]);
     match Input::of(&spec.uri)? {
         Input::Network { url, protocols } => {
-            command.args(["-protocol_whitelist", protocols, "-fflags", "nobuffer", "-analyzeduration", ANALYSED_US]);
+            command.args([
+                "-protocol_whitelist",
+                protocols,
+                "-fflags",
+                "nobuffer",
+                "-analyzeduration",
+                ANALYSED_US,
+                "-fpsprobesize",
+                "0",
+            ]);
             if url.starts_with("rtsp") {
                 command.args(["-rtsp_flags", "prefer_tcp"]);
             }
