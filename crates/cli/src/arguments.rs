@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,8 +52,13 @@ pub(crate) enum Command {
     /// Run one device. Started by a node; not for people.
     #[command(hide = true)]
     Worker(WorkerArguments),
+    /// Run a program for as long as a node says. Started by a node; not for people.
+    #[command(hide = true)]
+    Guard(GuardArguments),
     /// Run a media file as a session: what is seen, heard and said, as it happens.
     Run(RunArguments),
+    /// Watch a camera or microphone that nodes have open: what is seen, heard and said, as it happens.
+    Watch(WatchArguments),
     /// Run one job: an image, a sound file, or a .npy tensor.
     Submit(SubmitArguments),
     /// Show a node, its devices, lanes and queues.
@@ -107,6 +113,13 @@ pub(crate) struct WorkerArguments {
     pub(crate) parent: u32,
 }
 
+#[derive(Args, Debug)]
+pub(crate) struct GuardArguments {
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
 /// How to reach a node.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Reach {
@@ -143,6 +156,20 @@ pub(crate) struct RunArguments {
     /// Time from capture to answer that a frame may take at real speed; later ones become gaps.
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
     pub(crate) budget: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WatchArguments {
+    /// The source, by name; sensorium status lists them.
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// One event a line as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End after so many events. Default: never.
+    #[arg(long, value_name = "N")]
+    pub(crate) events: Option<u64>,
 }
 
 #[derive(Args, Debug)]

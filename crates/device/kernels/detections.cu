@@ -61,15 +61,21 @@ extern "C" __global__ void __launch_bounds__(256) candidates_dfl(
     if (place >= step.candidates) {
         return;
     }
-    u32 index = 0;
-    while (index + 1 < step.level_count && place >= step.levels[index + 1].first) {
-        index++;
+    // The last level that starts at or before this place; without an index that varies, so that all stays in registers.
+    DflLevel level = step.levels[0];
+    u64 scores_at = outputs.scores[0], distances_at = outputs.distances[0];
+#pragma unroll
+    for (u32 index = 1; index < 8; index++) {
+        if (index < step.level_count && place >= step.levels[index].first) {
+            level = step.levels[index];
+            scores_at = outputs.scores[index];
+            distances_at = outputs.distances[index];
+        }
     }
-    const DflLevel level = step.levels[index];
     const u32 cell = place - level.first;
     const u64 row = (u64)blockIdx.y * level.cells + cell;
 
-    const f32* __restrict__ scores = (const f32*)outputs.scores[index] + row * step.classes;
+    const f32* __restrict__ scores = (const f32*)scores_at + row * step.classes;
     f32 score = __uint_as_float(0xff800000u);
     u32 best = 0;
     for (u32 at = lane; at < step.classes; at += 32) {
@@ -93,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(256) candidates_dfl(
     float4 box = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if (score >= step.score_min && is_finite(score)) {
         const f32 stride = (f32)level.stride;
-        const f32* __restrict__ distances = (const f32*)outputs.distances[index] + row * 4 * step.bins;
+        const f32* __restrict__ distances = (const f32*)distances_at + row * 4 * step.bins;
         // Rare, and short: four lanes take a side each, in the order of the twin.
         const f32 side = lane < 4 ? expectation(distances + lane * step.bins, step.bins) * stride : 0.0f;
         const f32 left = __shfl_sync(0xffffffffu, side, 0);

@@ -5,6 +5,8 @@
 
 pub mod arguments;
 pub mod cache;
+pub mod check;
 pub mod compile;
 pub mod kernels;
+pub mod launch;
 pub mod twin;

@@ -8,6 +8,16 @@
 mod cache;
 #[path = "cuda/compile.rs"]
 mod compile;
+#[path = "cuda/detections.rs"]
+mod detections;
+#[path = "cuda/logmel.rs"]
+mod logmel;
+#[path = "cuda/media.rs"]
+mod media;
+#[path = "cuda/prepare.rs"]
+mod prepare;
+#[path = "cuda/processor.rs"]
+mod processor;
 #[path = "executors/cache.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use more of it")]
 mod setup;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use sensorium_cluster::NodeSpec;
+use sensorium_cluster::{NodeSpec, SourceError, SourceSpec, check_alone};
 use sensorium_device::backend::cuda::GpuQuotas;
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
@@ -65,6 +65,8 @@ pub struct NodeConfig {
     pub cache_bytes_max: u64,
     /// Conditions that are looked at before and after jobs; docs/edge.md tells how they are written. Default none.
     pub rule: Vec<RuleSpec>,
+    /// Cameras and microphones that the node opens itself; docs/sources.md. Not for nodes of a cluster, whose file has them.
+    pub source: Vec<SourceSpec>,
     /// Faults put in on purpose, for tests.
     pub inject: Injection,
 }
@@ -91,6 +93,7 @@ impl Default for NodeConfig {
             sessions_max: 64,
             cache_bytes_max: 64 << 20,
             rule: Vec::new(),
+            source: Vec::new(),
             inject: Injection::default(),
         }
     }
@@ -109,6 +112,8 @@ pub enum ConfigError {
     Value { field: &'static str, reason: String },
     #[error(transparent)]
     Rule(#[from] RuleError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
 }
 
 impl NodeConfig {
@@ -166,6 +171,10 @@ impl NodeConfig {
             config.listen_cluster = spec.peer;
         }
         config.name = Some(spec.name.clone());
+        if !config.source.is_empty() {
+            let reason = "sources of a cluster stand in its file as [[source]], not in a node's options".to_owned();
+            return Err(ConfigError::Options { node: spec.name.clone(), reason });
+        }
         config.check()?;
         Ok(config)
     }
@@ -197,6 +206,7 @@ impl NodeConfig {
         if self.cache_bytes_max > CACHE_BYTES_MAX {
             return wrong("cache_bytes_max", &format!("at most {CACHE_BYTES_MAX} is expected"));
         }
+        check_alone(&self.source)?;
         self.rules().map(|_| ())
     }
 }

@@ -24,6 +24,7 @@ use crate::actors::monitor::MonitorArgs;
 use crate::actors::node::{NodeArgs, NodeMessage, NodeSupervisor};
 use crate::actors::scheduler::SchedulerArgs;
 use crate::actors::sessions::SessionSupervisorArgs;
+use crate::actors::sources::SourceSupervisorArgs;
 use crate::board::{Board, DeviceState};
 use crate::cluster::{self, Cluster, ClusterArgs, Membership, Plane};
 use crate::config::{ConfigError, NodeConfig};
@@ -34,6 +35,8 @@ use crate::gateway::{Desk, Gateway};
 use crate::health::Watch;
 use crate::machine;
 use crate::session::SessionLimits;
+use crate::session::live::Tools;
+use crate::source::{OwnSetting, Sources};
 use crate::threads::RuntimeThread;
 
 /// Where a node finds what it needs.
@@ -52,6 +55,8 @@ pub struct NodeOptions {
     /// The binary that is run as a worker, and its arguments.
     pub program: PathBuf,
     pub worker_arguments: Vec<String>,
+    /// Its arguments to run it as a guard (see [`crate::guard`]), before the program that is guarded.
+    pub guard_arguments: Vec<String>,
     pub ffmpeg: PathBuf,
     /// The node's name where the configuration gives none.
     pub host_name: String,
@@ -206,8 +211,11 @@ impl Node {
             evidence: fusion_evidence(&packages)?,
         };
         let cluster = Cluster::new(Arc::clone(&engine), options.membership.clone(), &file.name, api.handle().clone());
-        let desk = NodeDesk::new(file.clone(), Arc::clone(&cluster), Arc::clone(&board), &packages);
-        let gateway = Gateway::new(Arc::clone(&cluster), Arc::clone(&desk) as Arc<_>, data.spool());
+        let sources = Sources::new(Arc::clone(&cluster), &config.source);
+        let (board_shown, cluster_shown) = (Arc::clone(&board), Arc::clone(&cluster));
+        let desk = NodeDesk::new(file.clone(), Arc::clone(&sources), cluster_shown, board_shown, &packages);
+        let gateway =
+            Gateway::new(Arc::clone(&cluster), Arc::clone(&desk) as Arc<_>, Arc::clone(&sources), data.spool());
         let plane = Plane::default();
         let cluster_args = if cluster.is_alone() {
             None
@@ -228,6 +236,21 @@ impl Node {
         let args = NodeArgs {
             engine: Arc::clone(&engine),
             devices: DeviceSupervisorArgs { devices },
+            sources: SourceSupervisorArgs {
+                sources,
+                setting: OwnSetting {
+                    cluster: Arc::clone(&cluster),
+                    limits: limits.clone(),
+                    tools: Tools {
+                        ffmpeg: options.ffmpeg.clone(),
+                        guard: options.program.clone(),
+                        guard_arguments: options.guard_arguments.iter().map(Into::into).collect(),
+                    },
+                    media: media.handle().clone(),
+                    stopping: desk.stopping(),
+                },
+                desk: Arc::clone(&desk),
+            },
             sessions: SessionSupervisorArgs {
                 cluster: Arc::clone(&cluster),
                 media: media.handle().clone(),
@@ -300,15 +323,17 @@ impl Node {
         }
     }
 
+    fn is_busy(&self) -> bool {
+        self.engine.in_flight() > 0 || self.desk.away() > 0 || self.desk.sessions() > 0 || self.desk.open_sources() > 0
+    }
+
     /// Refuses new work, answers what was accepted, and stops. Returns how many jobs were left when time was up.
     pub fn shutdown(self) -> usize {
         self.engine.drain();
         self.listener.refuse_new();
         self.desk.stop_sessions();
         let began = Instant::now();
-        while (self.engine.in_flight() > 0 || self.desk.away() > 0 || self.desk.sessions() > 0)
-            && began.elapsed() < Duration::from_millis(self.drain_ms_max)
-        {
+        while self.is_busy() && began.elapsed() < Duration::from_millis(self.drain_ms_max) {
             std::thread::sleep(Duration::from_millis(2));
         }
         let left = self.engine.in_flight() + self.desk.away();

@@ -18,6 +18,7 @@ pub mod receipt;
 pub mod rejection;
 pub mod result;
 pub mod session;
+pub mod source;
 pub mod submit;
 pub mod tensor;
 

@@ -5,6 +5,7 @@
 
 mod answers;
 mod checks;
+mod kernels;
 mod killed;
 mod report;
 mod restart;

@@ -39,6 +39,7 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
         weights: paths.weights(),
         program: std::env::current_exe().context("the path of this binary")?,
         worker_arguments: vec!["worker".to_owned(), "--parent".to_owned(), std::process::id().to_string()],
+        guard_arguments: vec!["guard".to_owned(), "--".to_owned()],
         ffmpeg: "ffmpeg".into(),
         host_name: host_name(),
         membership,

@@ -52,6 +52,7 @@ fn print(status: &Value) {
     println!("payload memory: {} of {} MiB out", mib("slab_bytes_out"), mib("slab_bytes"));
     super::plan::lines(&status["plan"]).iter().for_each(|line| println!("{line}"));
     neighbours(&status["cluster"]);
+    sources(&status["sources"]);
     let none = Vec::new();
     for alert in status["alerts"].as_array().unwrap_or(&none) {
         println!("ALERT: {}", alert.as_str().unwrap_or("-"));
@@ -134,6 +135,25 @@ fn gpu(sample: &Value) -> Option<String> {
         told(number("uncorrectable_errors"), ""),
         if slowed.is_empty() { String::new() } else { format!(", slowed by {}", slowed.join(", ")) }
     ))
+}
+
+fn sources(sources: &Value) {
+    for source in sources.as_array().into_iter().flatten() {
+        let reason = text(source, "reason");
+        println!(
+            "source {} {}{}: {} frames{}, opened again {} times, {} watchers{}",
+            text(source, "name"),
+            text(source, "standing"),
+            source["owner"]
+                .as_str()
+                .map_or_else(String::new, |owner| format!(" by {owner} (epoch {})", source["epoch"])),
+            source["frames"],
+            source["last_ms"].as_u64().map_or_else(String::new, |ms| format!(", the last {ms} ms ago")),
+            source["reopened"],
+            source["watchers"],
+            if reason.is_empty() { String::new() } else { format!(": {reason}") },
+        );
+    }
 }
 
 /// The cluster as the node sees it; nothing for one that is alone.

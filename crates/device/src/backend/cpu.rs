@@ -34,6 +34,8 @@ impl CpuBackend {
         let session = runtime::builder(&self.environment, 1)
             .and_then(|builder| placement::recorded(builder)?.commit_from_file(file))
             .map_err(failed)?;
+        // A session of the processor wants no input elsewhere; if it did, what is said of a GPU's would be wrong as well.
+        debug_assert!(placement::inputs_on_gpu(&session).is_ok_and(|inputs| inputs.iter().all(|on_gpu| !on_gpu)));
         placement::assignments(&session).map_err(failed)
     }
 }

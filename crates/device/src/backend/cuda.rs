@@ -38,6 +38,10 @@ use self::driver::Streams;
 use self::network::CudaNetwork;
 use super::placement::{self, Placed};
 use super::{Backend, BackendError, CpuBackend, LoadOptions, Network, runtime};
+use crate::cuda::cache::{CacheLimits, CubinCache};
+use crate::cuda::check::{CheckResult, kernels_against_twins};
+use crate::cuda::compile::{Nvrtc, NvrtcSearch};
+use crate::cuda::launch::{Kernels, LaunchError};
 use crate::slab::SharedMemory;
 
 /// File name of ONNX Runtime's CUDA provider, which lies beside its library.
@@ -111,6 +115,17 @@ impl CudaDevice {
     /// What the driver says.
     pub fn name(&self) -> Result<String, GpuFault> {
         self.context.name().map_err(|error| self.fault(error, "asking for the GPU's name"))
+    }
+
+    /// Runs every kernel of ours beside its twin on the processor. Their machine code is kept below `folder`.
+    ///
+    /// # Errors
+    /// When NVRTC is not there, or a kernel cannot be compiled or loaded.
+    pub fn check_kernels(&self, nvrtc: &NvrtcSearch, folder: &Path) -> Result<Vec<CheckResult>, LaunchError> {
+        let nvrtc = Nvrtc::open(nvrtc)?;
+        let cache = CubinCache::new(folder, CacheLimits::default());
+        let kernels = Kernels::load(&self.context, &nvrtc, &cache)?;
+        Ok(kernels_against_twins(&self.context, &kernels))
     }
 
     fn fault(&self, error: DriverError, during: &str) -> GpuFault {

@@ -11,7 +11,7 @@ use std::ptr;
 use ort::AsPointer;
 use ort::session::Session;
 use ort::session::builder::SessionBuilder;
-use ort::sys::{OrtEpAssignedNode, OrtEpAssignedSubgraph, OrtStatusPtr};
+use ort::sys::{OrtEpAssignedNode, OrtEpAssignedSubgraph, OrtMemoryInfo, OrtMemoryInfoDeviceType, OrtStatusPtr};
 use sensorium_models::manifest::Compute;
 
 /// Most operators that are read of one network. Networks here have a few hundred.
@@ -137,6 +137,29 @@ pub(super) fn assignments(session: &Session) -> Result<Vec<Assignment>, ort::Err
         }
     }
     Ok(found)
+}
+
+/// Whether the runtime wants each input of a session in a GPU's memory, in the order of the inputs. One that only says the
+/// shape of others it wants in the processor's, wherever its operators are.
+///
+/// # Errors
+/// What ONNX Runtime says.
+pub(super) fn inputs_on_gpu(session: &Session) -> Result<Vec<bool>, ort::Error> {
+    let api = ort::api();
+    let mut infos = vec![ptr::null::<OrtMemoryInfo>(); session.inputs().len()];
+    // SAFETY: the session is alive, and the array has a place for each of its inputs.
+    unsafe {
+        check((api.SessionGetMemoryInfoForInputs)(session.ptr(), infos.as_mut_ptr(), infos.len()))?;
+    }
+    let on_gpu = |info: *const OrtMemoryInfo| {
+        let mut device = OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_CPU;
+        if !info.is_null() {
+            // SAFETY: what the session gave is its own and lives as long as it does.
+            unsafe { (api.MemoryInfoGetDeviceType)(info, &raw mut device) };
+        }
+        device == OrtMemoryInfoDeviceType::OrtMemoryInfoDeviceType_GPU
+    };
+    Ok(infos.into_iter().map(on_gpu).collect())
 }
 
 /// # Safety

@@ -15,7 +15,7 @@ pub use detections::{
     SelectStep,
 };
 pub use image::{ImageSource, Matrix, PixelLayout, PrepareStep, SIDE_PIXELS_MAX};
-pub use sound::{FFT_SIZE, LogMel, LogMelStep, SoundSource};
+pub use sound::{BINS, FFT_SIZE, LogMel, LogMelStep, SoundSource};
 
 /// Most images, or sounds, of one launch.
 pub const BATCH_MAX: usize = 1024;

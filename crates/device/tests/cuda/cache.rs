@@ -90,7 +90,7 @@ fn processes_and_threads_do_not_disturb_each_other() {
         assert!(process.wait().unwrap().success());
     }
     let names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(names.len(), SOURCES.len(), "{names:?}");
+    assert_eq!(names.len(), 2, "{names:?}");
 }
 
 #[test]
@@ -99,11 +99,14 @@ fn one_of_several() {
     let Some(folder) = std::env::var_os("KERNEL_FOLDER") else { return };
     let cache = CubinCache::new(folder.as_ref(), CacheLimits::default());
     let nvrtc = nvrtc();
-    let expected = SOURCES.map(|source| nvrtc.compile(&source, Arch::HOPPER).unwrap());
+    // Small ones: they compile in a moment.
+    let sources =
+        ["// One.", "// Another."].map(|text| source(&format!("{text}\nextern \"C\" __global__ void entry() {{}}")));
+    let expected = sources.map(|source| nvrtc.compile(&source, Arch::HOPPER).unwrap());
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                for (source, expected) in SOURCES.iter().zip(&expected) {
+                for (source, expected) in sources.iter().zip(&expected) {
                     for _ in 0..4 {
                         let cubin = cache.cubin(&nvrtc, source, Arch::HOPPER).unwrap();
                         assert!(cubin.bytes == *expected && !matches!(cubin.origin, Origin::Unkept { .. }));

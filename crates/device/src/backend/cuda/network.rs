@@ -23,7 +23,7 @@ use super::driver::{self, Staging};
 use super::fault::GpuFault;
 use super::inputs::{TENSOR_BYTES_MAX, fitting, output, rows};
 use super::share::{filled_up, recorded_rows};
-use crate::backend::{BackendError, LoadOptions, NamedTensor, Network, Tensor, TensorBuffer, runtime};
+use crate::backend::{BackendError, LoadOptions, NamedTensor, Network, Tensor, TensorBuffer, placement, runtime};
 
 /// Shapes whose device memory is kept where launches are not recorded; the one used longest ago makes way.
 const SHAPES_MAX: usize = 8;
@@ -116,6 +116,13 @@ impl CudaNetwork {
     }
 
     fn bind(&mut self, options: &LoadOptions<'_>) -> Result<Bound, Failure> {
+        let wanted_on_gpu = placement::inputs_on_gpu(&self.session)?;
+        // What is bound there would be copied once, when it is bound, and not with each run.
+        if let Some((spec, _)) = self.signature.inputs.iter().zip(wanted_on_gpu).find(|(_, on_gpu)| !on_gpu) {
+            return Err(
+                format!("input {} is read by the processor; placement.compute must be \"mixed\"", spec.name).into()
+            );
+        }
         let allocator = Allocator::new(&self.session, device_memory()?)?;
         let context = &self.lane.device.context;
         let (up, down) = (Staging::new(context), Staging::new(context));

@@ -1,8 +1,8 @@
 //! What is checked before a kernel runs.
 
 use super::{
-    ArgumentError, BATCH_MAX, DflStep, FFT_SIZE, Geometry, ImageSource, LogMel, PixelLayout, PrepareStep, RowsStep,
-    SIDE_PIXELS_MAX, SelectStep, SoundSource,
+    ArgumentError, BATCH_MAX, BINS, DflStep, FFT_SIZE, Geometry, ImageSource, LogMel, LogMelStep, PixelLayout,
+    PrepareStep, RowsStep, SIDE_PIXELS_MAX, SelectStep, SoundSource,
 };
 
 /// Most candidates of one image, and most classes, bins or boxes: far more than networks have, and such that no product
@@ -33,7 +33,7 @@ impl PrepareStep {
     /// Values of one image: width × height × 3.
     #[must_use]
     pub const fn values(&self) -> usize {
-        self.width as usize * self.height as usize * 3
+        (self.width as usize).saturating_mul(self.height as usize).saturating_mul(3)
     }
 }
 
@@ -145,6 +145,7 @@ impl LogMel {
     /// The first sound that the kernel could read or write outside the memory for.
     pub fn check(&self, sounds: &[SoundSource], samples: usize, values: usize) -> Result<(), ArgumentError> {
         batch(sounds.len())?;
+        self.check_tables()?;
         for (index, sound) in sounds.iter().enumerate() {
             count("the number of frames", sound.frames)?;
             let hops = u128::from(sound.frames - 1) * u128::from(self.step.hop);
@@ -155,8 +156,29 @@ impl LogMel {
             let rows = u128::from(sound.first_row) + u128::from(sound.frames);
             room("the result", values, rows * u128::from(self.step.bands))?;
         }
-        debug_assert!(self.step.window as usize <= FFT_SIZE && self.step.hop > 0, "as made");
         Ok(())
+    }
+
+    /// Whether the tables are as large as the step says, and their bands within the frequencies that there are.
+    fn check_tables(&self) -> Result<(), ArgumentError> {
+        let LogMelStep { window, hop, bands, taps, .. } = self.step;
+        range("the window", window, FFT_SIZE)?;
+        count("the hop", hop)?;
+        count("the number of bands", bands)?;
+        range("the number of taps", taps, BINS)?;
+        let (bands, taps) = (bands as usize, taps as usize);
+        for (what, values, expected) in [
+            ("the window", self.window.len(), FFT_SIZE),
+            ("the table of turns", self.turns.len(), 2 * FFT_SIZE),
+            ("the table of bands", self.bands_first.len(), bands),
+            ("the table of weights", self.weights.len(), bands * taps),
+        ] {
+            if values != expected {
+                return Err(ArgumentError::Room { what, values, needed: expected as u128 });
+            }
+        }
+        let first = self.bands_first.iter().copied().max().unwrap_or(0);
+        at_most("a band's first frequency", first, u32::try_from(BINS - taps).unwrap_or(0))
     }
 }
 
@@ -166,6 +188,11 @@ fn batch(count: usize) -> Result<(), ArgumentError> {
 
 fn step(what: &'static str, value: u32, expected: String) -> ArgumentError {
     ArgumentError::Step { what, value: u64::from(value), expected }
+}
+
+fn range(what: &'static str, value: u32, max: usize) -> Result<(), ArgumentError> {
+    let fits = (1..=max).contains(&(value as usize));
+    if fits { Ok(()) } else { Err(step(what, value, format!("1 to {max}"))) }
 }
 
 fn side(what: &'static str, value: u32) -> Result<(), ArgumentError> {

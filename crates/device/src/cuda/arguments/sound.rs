@@ -7,7 +7,7 @@ use super::shared;
 /// Values that are transformed at a time: the longest window.
 pub const FFT_SIZE: usize = 512;
 /// Frequencies of a transform, 0 to half the sample rate.
-const BINS: usize = FFT_SIZE / 2 + 1;
+pub const BINS: usize = FFT_SIZE / 2 + 1;
 
 shared! {
     /// One sound of a batch.
