@@ -55,6 +55,27 @@ fn a_killed_worker_loses_no_job_and_comes_back() {
 }
 
 #[test]
+fn a_device_that_is_lost_gets_no_worker_until_it_is_back() {
+    let inject = "[inject]\nlose_device_after_ms = 2500\nlose_device_for_ms = 2000\n";
+    let node = Node::start(&format!("{IDENTITY}{inject}"));
+    node.wait_until("a device out of service", |status| {
+        let device = &status["devices"][0];
+        device["state"] == "quarantined" && device["worker_pid"].is_null()
+    });
+    let status = node.wait_until("an alert", |status| !status["alerts"].as_array().unwrap().is_empty());
+    let alert = status["alerts"][0].as_str().unwrap().to_owned();
+    assert!(alert.contains("taken out of service: it has left the bus"), "{alert}");
+    // A job that comes now waits for the device.
+    let answer = local(async {
+        let client = node.client().await;
+        client.submit(identity(8), b"patience".to_vec()).await.unwrap()
+    });
+    assert!(answer.is_result(), "{:?}", answer.rejection());
+    let status = node.wait_until("the device in service", |status| status["devices"][0]["state"] == "ready");
+    assert!(status["devices"][0]["restarts"].as_u64() >= Some(1), "{status}");
+}
+
+#[test]
 fn a_worker_that_hangs_is_replaced_and_its_jobs_run_again() {
     // A copy of the model that is taken for hung after 300 ms.
     let models = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ use sensorium_wire::codec::{self, Message};
 use sensorium_wire::frame::{FrameError, Kind, Prelude};
 use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallHeader};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
+use sensorium_wire::source::{LeaseAnswerHeader, LeaseAskHeader, OwnerHeader, WatchHeader};
 use sensorium_wire::tensor::tensor_bytes;
 use sensorium_wire::{AnswerHeader, Event, Principal, SubmitHeader, limits, result::ModelResult};
 
@@ -86,6 +87,10 @@ fn read_header(prelude: &Prelude, header: &[u8]) {
         Kind::Hello => drop(codec::decode_header::<HelloHeader>(prelude.kind, header)),
         Kind::Checkpoint => drop(codec::decode_header::<CheckpointHeader>(prelude.kind, header)),
         Kind::Recall => drop(codec::decode_header::<RecallHeader>(prelude.kind, header)),
+        Kind::Watch => drop(codec::decode_header::<WatchHeader>(prelude.kind, header)),
+        Kind::Owner => drop(codec::decode_header::<OwnerHeader>(prelude.kind, header)),
+        Kind::LeaseAsk => drop(codec::decode_header::<LeaseAskHeader>(prelude.kind, header)),
+        Kind::LeaseAnswer => drop(codec::decode_header::<LeaseAnswerHeader>(prelude.kind, header)),
         Kind::Event | Kind::Query | Kind::Reply | Kind::Error => {}
     }
 }

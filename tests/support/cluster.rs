@@ -26,6 +26,8 @@ pub struct Plan {
     pub authority: Authority,
     folder: TempDir,
     places: Vec<(Place, [SocketAddr; 2])>,
+    /// What follows the nodes in the file.
+    more: String,
 }
 
 /// A UDP address of this machine that nobody uses now.
@@ -35,8 +37,13 @@ pub fn free_address() -> SocketAddr {
 
 impl Plan {
     pub fn new(places: &[Place]) -> Self {
+        Self::with_more(places, "")
+    }
+
+    /// A topology with something behind its nodes, such as sources.
+    pub fn with_more(places: &[Place], more: &str) -> Self {
         let places = places.iter().map(|place| (*place, [free_address(), free_address()])).collect();
-        let plan = Self { authority: authority(), folder: tempfile::tempdir().unwrap(), places };
+        let plan = Self { authority: authority(), folder: tempfile::tempdir().unwrap(), places, more: more.to_owned() };
         std::fs::write(plan.file(), plan.text("test")).unwrap();
         plan
     }
@@ -56,7 +63,7 @@ impl Plan {
                 tier.name()
             );
         }
-        text
+        text + &self.more
     }
 
     /// A data directory with certificates: the node's, with these roles, and a client's.

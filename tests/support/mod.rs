@@ -18,7 +18,9 @@ use sensorium_wire::{Dtype, PixelFormat, Principal, Role, Tier};
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod camera;
 pub mod cluster;
+pub mod watching;
 
 /// How long anything is waited for. Slow machines are slow; nothing is judged by it.
 pub const PATIENCE: Duration = Duration::from_secs(120);

@@ -1,5 +1,6 @@
 //! What can be typed.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,6 +39,13 @@ pub(crate) struct Places {
     /// ONNX Runtime's library. Default: lib/libonnxruntime.so in the cache.
     #[arg(long, global = true, value_name = "FILE", env = "SENSORIUM_ONNXRUNTIME")]
     pub(crate) onnxruntime: Option<PathBuf>,
+    /// The same for GPUs, from onnxruntime-gpu, with its CUDA provider beside it. Default: lib/gpu/libonnxruntime.so in the
+    /// cache; where it is missing, GPUs are not used.
+    #[arg(long, global = true, value_name = "FILE", env = "SENSORIUM_ONNXRUNTIME_GPU")]
+    pub(crate) onnxruntime_gpu: Option<PathBuf>,
+    /// NVRTC, which compiles the CUDA kernels. Default: cuda/lib/libnvrtc.so.13 in the cache, or else the system's.
+    #[arg(long, global = true, value_name = "FILE", env = "SENSORIUM_NVRTC")]
+    pub(crate) nvrtc: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -47,8 +55,13 @@ pub(crate) enum Command {
     /// Run one device. Started by a node; not for people.
     #[command(hide = true)]
     Worker(WorkerArguments),
+    /// Run a program for as long as a node says. Started by a node; not for people.
+    #[command(hide = true)]
+    Guard(GuardArguments),
     /// Run a media file as a session: what is seen, heard and said, as it happens.
     Run(RunArguments),
+    /// Watch a camera or microphone that nodes have open: what is seen, heard and said, as it happens.
+    Watch(WatchArguments),
     /// Run one job: an image, a sound file, or a .npy tensor.
     Submit(SubmitArguments),
     /// Show a node, its devices, lanes and queues.
@@ -67,6 +80,8 @@ pub(crate) enum Command {
     Prove(ProveArguments),
     /// Check a cluster file and show its nodes, with what each would get.
     Topology(TopologyArguments),
+    /// Check and measure what a GPU does here; writes gpu-report.json. Without a GPU it says so.
+    GpuCheck(GpuCheckArguments),
     /// Show this machine's hardware and how it would be used.
     Hardware(HardwareArguments),
     /// List the models and check their files.
@@ -99,6 +114,13 @@ pub(crate) struct WorkerArguments {
     /// Process id of the node that started it.
     #[arg(long)]
     pub(crate) parent: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GuardArguments {
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// How to reach a node.
@@ -137,6 +159,20 @@ pub(crate) struct RunArguments {
     /// Time from capture to answer that a frame may take at real speed; later ones become gaps.
     #[arg(long, value_name = "TIME", default_value = "500ms", value_parser = humantime::parse_duration)]
     pub(crate) budget: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WatchArguments {
+    /// The source, by name; sensorium status lists them.
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    /// One event a line as JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// End after so many events. Default: never.
+    #[arg(long, value_name = "N")]
+    pub(crate) events: Option<u64>,
 }
 
 #[derive(Args, Debug)]
@@ -294,6 +330,35 @@ pub(crate) struct BenchFloorArguments {
     /// One JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GpuCheckArguments {
+    /// Folder for gpu-report.json, gpu-report.txt and a log of each check.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// After so many seconds no further check is started, and the running one is ended.
+    #[arg(long, value_name = "S", default_value_t = 480)]
+    pub(crate) seconds_max: u64,
+    /// Only these checks, with commas.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) only: Vec<String>,
+    /// Try the checks themselves out on the processor; that says nothing of a GPU.
+    #[arg(long, value_name = "DEVICE", default_value = "cuda", hide = true)]
+    pub(crate) device: CheckedDevice,
+    /// One check, in the process that gpu-check started for it.
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub(crate) check: Option<String>,
+    /// What that check is of, as JSON.
+    #[arg(long, value_name = "JSON", hide = true)]
+    pub(crate) target: Option<String>,
+}
+
+/// What is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CheckedDevice {
+    Cuda,
+    Cpu,
 }
 
 #[derive(Args, Debug)]

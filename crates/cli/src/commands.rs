@@ -2,6 +2,8 @@
 
 pub(crate) mod bench;
 pub(crate) mod ca;
+pub(crate) mod gpu_check;
+pub(crate) mod guard;
 pub(crate) mod hardware;
 pub(crate) mod load;
 pub(crate) mod models;
@@ -15,6 +17,7 @@ pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod submit;
 pub(crate) mod topology;
+pub(crate) mod watch;
 pub(crate) mod worker;
 
 use std::future::Future;

@@ -27,6 +27,8 @@ pub fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Node(options) => commands::node::run(&paths, &options),
         Command::Worker(options) => commands::worker::run(&options),
+        Command::Guard(options) => commands::guard::run(&options),
+        Command::Watch(options) => commands::watch::run(&paths, &options),
         Command::Run(options) => commands::run::run(&paths, &options),
         Command::Submit(options) => commands::submit::run(&paths, &options),
         Command::Status(options) => commands::status::run(&paths, &options),
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
         Command::Simulate(options) => commands::simulate::run(&options),
         Command::Prove(options) => commands::prove::run(&options),
         Command::Topology(options) => commands::topology::run(&options),
+        Command::GpuCheck(options) => commands::gpu_check::run(&paths, &options),
         Command::Hardware(options) => commands::hardware::run(&options),
         Command::Models(options) => commands::models::run(&paths, &options),
         Command::Ca(options) => commands::ca::run(&options),

@@ -16,6 +16,9 @@ pub(crate) struct Paths {
     pub(crate) data: DataDirectory,
     pub(crate) cache: PathBuf,
     pub(crate) onnxruntime: PathBuf,
+    pub(crate) onnxruntime_gpu: PathBuf,
+    /// NVRTC, where it was named.
+    pub(crate) nvrtc: Option<PathBuf>,
     pub(crate) repositories: Vec<PathBuf>,
     /// They were given on the command line or in the environment.
     pub(crate) repositories_given: bool,
@@ -30,9 +33,11 @@ impl Paths {
         let data = folder(&places.data, ProjectDirs::data_dir).unwrap_or_else(|| PathBuf::from("sensorium-data"));
         let cache = folder(&places.cache, ProjectDirs::cache_dir).unwrap_or_else(|| PathBuf::from("sensorium-cache"));
         let onnxruntime = places.onnxruntime.clone().unwrap_or_else(|| cache.join("lib/libonnxruntime.so"));
+        let onnxruntime_gpu = places.onnxruntime_gpu.clone().unwrap_or_else(|| cache.join("lib/gpu/libonnxruntime.so"));
         let repositories = if places.models.is_empty() { standard_repository() } else { places.models.clone() };
         let repositories_given = !places.models.is_empty();
-        Self { data: DataDirectory::new(&data), cache, onnxruntime, repositories, repositories_given }
+        let (data, nvrtc) = (DataDirectory::new(&data), places.nvrtc.clone());
+        Self { data, cache, onnxruntime, onnxruntime_gpu, nvrtc, repositories, repositories_given }
     }
 
     /// Where model files are that do not lie beside their manifest.

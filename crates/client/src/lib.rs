@@ -41,6 +41,7 @@ mod session;
 mod submit;
 mod transit;
 mod upload;
+mod watch;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -57,6 +58,7 @@ pub use inner::ConnectedNode;
 pub use job::Job;
 pub use loan::Loan;
 pub use session::{Session, SessionOptions};
+pub use watch::Watch;
 
 use inner::Inner;
 
@@ -107,6 +109,14 @@ impl Client {
     /// When the file cannot be read or the node does not take it.
     pub async fn session(&self, options: SessionOptions, file: &Path) -> Result<Session, ClientError> {
         session::open(&self.inner, options, file).await
+    }
+
+    /// Watches a source: a camera or microphone that the nodes have open. Asks nothing before [`Watch::next`].
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when `source` cannot be a source's name.
+    pub fn watch(&self, source: &str) -> Result<Watch, ClientError> {
+        watch::watch(self, source)
     }
 
     /// Asks the node something (`status` or `models`); the answer is JSON.

@@ -52,7 +52,7 @@ impl Seen {
         event.number = self.events;
         self.events += 1;
         // Where a session ended or goes on says nothing of what was had.
-        if !matches!(event.body, EventBody::Closed { .. } | EventBody::Resumed { .. }) {
+        if !matches!(event.body, EventBody::Closed { .. } | EventBody::Resumed { .. } | EventBody::Missed { .. }) {
             self.latest_ms = self.latest_ms.max(event.t_ms);
         }
         Some(event)
@@ -80,7 +80,7 @@ impl Seen {
                 remember(&mut self.sounds, (*active, *start_ms, *label), SOUNDS_MAX)
             }
             EventBody::Notice { text } => remember(&mut self.notices, text.clone(), NOTICES_MAX),
-            EventBody::Closed { .. } | EventBody::Resumed { .. } => true,
+            EventBody::Closed { .. } | EventBody::Resumed { .. } | EventBody::Missed { .. } => true,
         }
     }
 }

@@ -31,8 +31,9 @@ pub use routing::{
     candidates, rank,
 };
 pub use topology::{
-    NODE_NAME_BYTES_MAX, NODES_MAX, NodeSpec, PARENTS_MAX, TIMING_MS_MAX, TIMING_MS_MIN, TierCost, Timing, Topology,
-    TopologyError,
+    Input, NODE_NAME_BYTES_MAX, NODES_MAX, NodeSpec, PARENTS_MAX, SOURCE_BUDGET_MS_MAX, SOURCE_BUDGET_MS_MIN,
+    SOURCE_NODES_MAX, SOURCE_TENANTS_MAX, SOURCES_MAX, SourceError, SourceSpec, TIMING_MS_MAX, TIMING_MS_MIN, TierCost,
+    Timing, Topology, TopologyError, URI_BYTES_MAX, check_alone,
 };
 
 /// How often a job may be handed on. With three tiers, three hops reach every node of a region and a central one from

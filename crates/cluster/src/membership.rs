@@ -30,8 +30,9 @@ use crate::{ENTRIES_MAX, HOPS_MAX, LoadEntry, LoadReport, ModelId, NodeId};
 /// lengthened or shortened by up to a quarter, so that children that lost one parent do not come back in step.
 pub const DIAL_PAUSE_MS_MIN: u64 = 50;
 pub const DIAL_PAUSE_MS_MAX: u64 = 400;
-/// A dial that is neither answered nor refused for so long has failed, in milliseconds.
-pub const DIAL_MS_MAX: u64 = 5_000;
+/// A dial that is neither answered nor refused for so long has failed, in milliseconds. Its packets are repeated after ever
+/// longer pauses; a new dial begins with short ones, so that a link that heals is found soon.
+pub const DIAL_MS_MAX: u64 = 1_200;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 mod check;
 mod error;
+mod source;
 
 use core::net::SocketAddr;
 
@@ -13,6 +14,10 @@ use sensorium_wire::Tier;
 use serde::{Deserialize, Serialize};
 
 pub use error::TopologyError;
+pub use source::{
+    Input, SOURCE_BUDGET_MS_MAX, SOURCE_BUDGET_MS_MIN, SOURCE_NODES_MAX, SOURCE_TENANTS_MAX, SOURCES_MAX, SourceError,
+    SourceSpec, URI_BYTES_MAX, check_alone,
+};
 
 /// Most nodes of a cluster.
 pub const NODES_MAX: usize = 256;
@@ -39,6 +44,9 @@ pub struct Topology {
     pub defaults: toml::Table,
     #[serde(rename = "node", default)]
     pub nodes: Vec<NodeSpec>,
+    /// Cameras and microphones that nodes open themselves.
+    #[serde(rename = "source", default)]
+    pub sources: Vec<SourceSpec>,
 }
 
 /// One node.

@@ -7,12 +7,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sensorium_models::Signature;
+use sensorium_models::manifest::Compute;
 use thiserror::Error;
 
 pub mod cpu;
+pub mod cuda;
+pub mod placement;
+mod runtime;
 mod tensor;
+pub mod twin;
 
 pub use cpu::CpuBackend;
+pub use cuda::{CudaBackend, CudaDevice, GpuFault};
 pub use tensor::{NamedTensor, Tensor, TensorBuffer, TensorData};
 
 /// A kind of device that runs networks.
@@ -21,12 +27,49 @@ pub trait Backend: Send {
     fn name(&self) -> &'static str;
 
     /// Loads the network in `file`. Weights may lie in other files of the same folder, never outside it; operators
-    /// are the standard ones. On a CPU it computes with `threads` threads, or with as many as there are cores for the
-    /// process if that is less.
+    /// are the standard ones.
     ///
     /// # Errors
-    /// [`BackendError::Load`] or [`BackendError::Unsupported`], with the file.
-    fn load(&self, file: &Path, threads: usize) -> Result<Box<dyn Network>, BackendError>;
+    /// [`BackendError::Load`], [`BackendError::Misplaced`] or [`BackendError::Unsupported`], with the file.
+    fn load(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError>;
+
+    /// Memory that networks take, in bytes, of all in this process; `None` where it is not known. The difference between
+    /// two calls around loading and warming a model is what the model takes.
+    fn memory_bytes_now(&self) -> Option<u64> {
+        memory_bytes_now()
+    }
+
+    /// Whether nothing else may be loaded or warmed in this process meanwhile.
+    fn loads_alone(&self) -> bool {
+        false
+    }
+
+    /// Whether networks can still run: an error of a GPU can end that for the whole process.
+    ///
+    /// # Errors
+    /// Why the process must be replaced.
+    fn check(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// What a network is loaded for. The default: one thread, batches of one, on whichever processor.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions<'a> {
+    /// Threads that compute on a CPU, as far as the process has cores.
+    pub threads: usize,
+    /// Most rows of a batch.
+    pub rows_max: usize,
+    pub compute: Compute,
+    pub graphs: bool,
+    /// The outputs that will be asked for, where that is known; recorded launches compute these and no others. Empty = all.
+    pub outputs: &'a [&'a str],
+}
+
+impl Default for LoadOptions<'_> {
+    fn default() -> Self {
+        Self { threads: 1, rows_max: 1, compute: Compute::Mixed, graphs: false, outputs: &[] }
+    }
 }
 
 /// A loaded network. One thread uses it at a time.
@@ -58,6 +101,11 @@ pub enum BackendError {
     Unsupported { file: PathBuf, tensor: String, found: String },
     #[error("{}: {message}", file.display())]
     Run { file: PathBuf, message: String },
+    /// It could run, but not where the manifest promises.
+    #[error("{}: {message}", file.display())]
+    Misplaced { file: PathBuf, message: String },
+    #[error(transparent)]
+    Gpu(#[from] GpuFault),
 }
 
 /// Resident memory of this process in bytes; `None` when the system does not say.

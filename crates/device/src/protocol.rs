@@ -11,11 +11,12 @@
 use std::path::PathBuf;
 
 use bytemuck::{Pod, Zeroable};
-use sensorium_models::manifest::DeviceKind;
 use sensorium_models::profile::ServiceProfile;
 use sensorium_wire::receipt::Stage;
 use sensorium_wire::submit::Modality;
 use serde::{Deserialize, Serialize};
+
+use crate::backend::cuda::GpuSetup;
 
 /// Most jobs in one batch.
 pub const BATCH_JOBS_MAX: usize = 64;
@@ -124,11 +125,13 @@ pub fn read_packet<H: Pod, E: Pod>(
 pub struct WorkerSetup {
     /// For example `cpu:0`.
     pub device: String,
-    pub kind: DeviceKind,
+    /// The GPU that it drives; `None` = the processor.
+    pub gpu: Option<GpuSetup>,
     /// Cores to stay on; empty = any.
     pub cpus: Vec<u32>,
     /// Added to the process's niceness, so that the node's network threads come first.
     pub nice: i32,
+    /// ONNX Runtime's library: for a GPU the one with a CUDA provider beside it.
     pub onnxruntime: PathBuf,
     pub repositories: Vec<PathBuf>,
     pub weights: PathBuf,
@@ -189,6 +192,11 @@ pub struct Injection {
     pub hang_on_prefix: Option<String>,
     /// A worker answers with a packet of random bytes when it is given a payload that starts with these bytes.
     pub nonsense_on_prefix: Option<String>,
+    /// The node takes its first device for lost, as a GPU that has left the bus, from so many milliseconds after its start;
+    /// counts only with the next.
+    pub lose_device_after_ms: u64,
+    /// For how long, in milliseconds; 0 = it does not.
+    pub lose_device_for_ms: u64,
 }
 
 impl Injection {

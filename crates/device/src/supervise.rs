@@ -20,6 +20,7 @@ use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, Signal};
 
+use crate::backend::cuda::GpuSetup;
 use crate::protocol::{CONTROL_LINE_BYTES_MAX, WorkerReport, WorkerSetup};
 use crate::slab::Slab;
 use crate::worker::{CONTROL_FD, FIRST_LANE_FD, SLAB_FD};
@@ -150,7 +151,8 @@ fn run_one(
     }
     let mut command = Command::new(&spec.program);
     // A group of its own: Ctrl-C in a terminal is the node's to handle.
-    command.args(&spec.arguments).stdin(Stdio::null()).process_group(0);
+    let environment = spec.setup.gpu.as_ref().map(GpuSetup::environment).unwrap_or_default();
+    command.args(&spec.arguments).envs(environment).stdin(Stdio::null()).process_group(0);
     command.fd_mappings(mappings).map_err(io::Error::other)?;
     let mut child = command.spawn()?;
     // The mappings hold the worker's ends; without this drop its death would never be seen as an end of file.

@@ -5,6 +5,7 @@
 
 mod descriptors;
 mod lane;
+mod memory_policy;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -18,7 +19,7 @@ use sensorium_models::ModelError;
 use sensorium_models::repository::Repository;
 use thiserror::Error;
 
-use crate::backend::{Backend, BackendError, CpuBackend};
+use crate::backend::{Backend, BackendError, CpuBackend, CudaBackend, CudaDevice};
 use crate::protocol::{CONTROL_LINE_BYTES_MAX, LaneReport, WorkerReport, WorkerSetup};
 use crate::slab::SharedMemory;
 
@@ -63,6 +64,15 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
     settle(&setup);
     let slab = descriptors::inherited(SLAB_FD).ok_or(WorkerError::NotInherited)?;
     let memory = Arc::new(SharedMemory::map(slab, setup.slab_bytes)?);
+    let gpu = match &setup.gpu {
+        Some(gpu) => Some(CudaDevice::open(&setup.onnxruntime, gpu)?),
+        None => None,
+    };
+    // Kept to the end of the process: the GPU may read payloads where they lie.
+    let _pinned = gpu.as_ref().and_then(|gpu| {
+        let pinned = gpu.register(Arc::clone(&memory));
+        pinned.inspect_err(|error| tracing::warn!(%error, "payload memory is not pinned")).ok()
+    });
     let repository = Arc::new(Repository::open(&setup.repositories, &setup.weights)?);
     let mut sockets = Vec::new();
     for (fd, _) in (FIRST_LANE_FD..).zip(&setup.lanes) {
@@ -73,8 +83,11 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
     let (reports, lanes_ready) = mpsc::channel();
     let (ended, lane_ended) = mpsc::channel();
     for (number, socket) in sockets.into_iter().enumerate() {
-        let backend = CpuBackend::open(&setup.onnxruntime)?;
-        spawn_lane(number, socket, Box::new(backend), &setup, &memory, &repository, &reports, &ended)?;
+        let backend: Box<dyn Backend> = match &gpu {
+            Some(gpu) => Box::new(CudaBackend::new(gpu, setup.lanes[number].modality)?),
+            None => Box::new(CpuBackend::open(&setup.onnxruntime)?),
+        };
+        spawn_lane(number, socket, backend, &setup, &memory, &repository, &reports, &ended)?;
     }
     drop(reports);
 
@@ -118,7 +131,7 @@ fn spawn_lane(
         let _ = reports.send((number, lane.report()));
         drop(reports);
         let injection = setup.injection.clone().unwrap_or_default();
-        let _ = ended.send(lane.run(&socket, &memory, &injection));
+        let _ = ended.send(lane.run(&socket, &memory, &injection, &*backend));
     })?;
     Ok(())
 }
@@ -129,10 +142,15 @@ fn read_setup(control: &UnixStream) -> Result<WorkerSetup, WorkerError> {
     serde_json::from_str(&line).map_err(|error| WorkerError::Setup(error.to_string()))
 }
 
-/// Takes the place that the node planned: niceness and cores. Best effort, as a container may forbid either.
+/// Takes the place that the node planned: niceness, memory and cores. Best effort, as a container may forbid either.
 fn settle(setup: &WorkerSetup) {
     if let Err(error) = rustix::process::nice(setup.nice) {
         tracing::debug!(nice = setup.nice, %error, "niceness not set");
+    }
+    if let Some(node) = setup.gpu.as_ref().and_then(|gpu| gpu.numa_node)
+        && let Err(error) = memory_policy::prefer(node)
+    {
+        tracing::debug!(node, %error, "memory is taken from any NUMA node");
     }
     if setup.cpus.is_empty() {
         return;

@@ -8,6 +8,8 @@
 mod backends;
 #[path = "executors/cache.rs"]
 mod cache;
+#[path = "executors/contract.rs"]
+mod contract;
 #[path = "executors/harness.rs"]
 mod harness;
 #[path = "executors/loading.rs"]
@@ -18,6 +20,8 @@ mod media;
 mod models;
 #[path = "executors/onnx.rs"]
 mod onnx;
+#[path = "executors/placement.rs"]
+mod placement;
 #[path = "executors/reference.rs"]
 mod reference;
 #[path = "executors/slices.rs"]

@@ -5,15 +5,19 @@
 //! setting of the machine: whoever starts the threads does.
 
 mod error;
+mod health;
 mod inventory;
+mod link;
 mod plan;
 mod probe;
 mod render;
 
 pub use error::HardwareError;
+pub use health::{GpuSample, Health, HealthJudge, Reading, XIDS_MAX};
 pub use inventory::{
     Cache, CacheKind, Core, Gpu, HugePages, Inventory, Limits, Nic, NumaNode, Package, ShmemHugePages,
 };
+pub use link::PcieLink;
 pub use plan::{CpuDevices, DeviceKind, DevicePlan, Plan, PlanOptions, plan};
-pub use probe::probe;
+pub use probe::{pcie_link, probe, watch};
 pub use render::render;

@@ -3,10 +3,14 @@
 mod hwloc;
 mod nvml;
 mod sysfs;
+mod watch;
 
 use std::path::Path;
 
 use crate::{HardwareError, Inventory};
+
+pub use nvml::pcie_link;
+pub use watch::watch;
 
 /// Looks at this machine: NVML for GPUs, hwloc for cores, caches and NUMA nodes, sysfs and procfs for the rest. Only what
 /// this process may use is reported, so that a container sees its own share. Takes some tens of milliseconds, up to

@@ -132,6 +132,13 @@ pub struct Placement {
     /// where a model's operators are large (visual ones); they slow small operators down, and each batch is as slow as
     /// its slowest thread when other work wants the cores.
     pub threads: u16,
+    /// On a GPU device: which processor computes the network's operators. Default `mixed`. On a CPU device it says nothing.
+    pub compute: Compute,
+    /// On a GPU device: whether the launches of a batch are recorded once for each batch size and replayed as one (CUDA
+    /// graphs), which saves the time between many small operators. Needs `compute = "gpu"`, a `batch_max` of at most 32,
+    /// and inputs whose dimensions are fixed but for the first. Batches are filled up to 1, 2, 4, 8, 16 or 32 rows.
+    /// Default false.
+    pub graphs: bool,
 }
 
 impl Default for Placement {
@@ -143,8 +150,24 @@ impl Default for Placement {
             output_bytes_max: 64 << 10,
             slice_ms: 0,
             threads: 1,
+            compute: Compute::Mixed,
+            graphs: false,
         }
     }
+}
+
+/// Which processor of a GPU device computes a model's operators.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compute {
+    /// Every one the GPU, but for those that only compute shapes: a promise that is checked when the model is loaded.
+    /// Tensors then stay in the GPU's memory from the first operator to the last.
+    Gpu,
+    /// The GPU those that it has, the processor the others; ONNX Runtime copies between them.
+    #[default]
+    Mixed,
+    /// All the processor: for small networks of many steps, which wait longer for a GPU than they compute.
+    Cpu,
 }
 
 /// A kind of device.

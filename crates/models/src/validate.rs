@@ -7,7 +7,10 @@ use std::path::{Component, Path};
 
 use sensorium_wire::limits;
 
-use crate::manifest::{Dim, FileEntry, Interpret, Layout, Manifest, Placement, Prepare, TensorEntry};
+use crate::manifest::{Compute, Dim, FileEntry, Interpret, Layout, Manifest, Placement, Prepare, TensorEntry};
+
+/// Most rows of a batch whose launches are recorded.
+const GRAPH_ROWS_MAX: u16 = 32;
 
 /// Field and what is wrong with it.
 type Fault = (String, String);
@@ -27,6 +30,7 @@ pub(crate) fn validate(manifest: &Manifest) -> Result<(), Fault> {
             tensor(section, index, entry, &entries[..index], manifest)?;
         }
     }
+    recordable(manifest)?;
     image_input(manifest)
 }
 
@@ -92,6 +96,13 @@ fn placement(placement: &Placement) -> Result<(), Fault> {
     let bytes = u64::from(placement.output_bytes_max);
     within("placement.output_bytes_max", bytes, 0..=limits::PAYLOAD_BYTES_MAX)?;
     within("placement.threads", placement.threads, 1..=64)?;
+    if placement.graphs && placement.compute != Compute::Gpu {
+        return fault("placement.graphs", "true; expected false, or compute = \"gpu\" with it");
+    }
+    if placement.graphs && placement.batch_max > GRAPH_ROWS_MAX {
+        let batch_max = placement.batch_max;
+        return fault("placement.graphs", format!("true with a batch_max of {batch_max}; at most {GRAPH_ROWS_MAX} work"));
+    }
     match placement.slice_ms {
         0 | 5..=1000 => Ok(()),
         other => fault("placement.slice_ms", format!("{other}; expected 0 (all in one go) or 5 to 1000")),
@@ -263,6 +274,20 @@ fn tensor(
             "placement.batch_max",
             format!("{batch_max}; the first dimension of input {} is always {size}, so only 1 can run", entry.name),
         );
+    }
+    Ok(())
+}
+
+/// Recorded launches have one shape for each batch size.
+fn recordable(manifest: &Manifest) -> Result<(), Fault> {
+    if !manifest.placement.graphs {
+        return Ok(());
+    }
+    for (index, entry) in manifest.inputs.iter().enumerate() {
+        if let Some(Dim::Named(name)) = entry.shape.iter().skip(1).find(|dim| matches!(dim, Dim::Named(_))) {
+            let problem = format!("dimension {name} varies, and placement.graphs is true; only the first may");
+            return fault(format!("input[{index}].shape"), problem);
+        }
     }
     Ok(())
 }

@@ -7,6 +7,8 @@
 //! ├─ scheduler actor         time for the pure scheduler
 //! ├─ session supervisor
 //! │  └─ session actor        one per session: its source, its streams, its events
+//! ├─ source supervisor
+//! │  └─ source actor         one per camera or microphone: its lease, and its session while that is valid
 //! ├─ monitor actor           what is wrong, for status pages and the log
 //! ├─ gateway actor           the API endpoint
 //! ├─ cluster actor           who is there; remote actors
@@ -21,6 +23,8 @@ pub mod node;
 pub mod scheduler;
 pub mod session;
 pub mod sessions;
+pub mod source;
+pub mod sources;
 
 use ractor::{ActorCell, SupervisionEvent};
 

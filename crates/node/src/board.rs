@@ -2,6 +2,7 @@
 
 use parking_lot::Mutex;
 use ractor::ActorRef;
+use sensorium_hardware::GpuSample;
 use serde::Serialize;
 
 use crate::actors::device::DeviceMessage;
@@ -15,6 +16,8 @@ pub enum DeviceState {
     Ready,
     /// Its worker is gone; another is on its way.
     Restarting,
+    /// Its GPU went bad: its worker is killed, and no other starts before the GPU is well.
+    Quarantined,
     /// Given up.
     Failed,
 }
@@ -33,6 +36,8 @@ pub struct DeviceStatus {
     pub cpus: Vec<u32>,
     /// Models that could not be loaded, and why.
     pub broken_models: Vec<(String, String)>,
+    /// What its GPU said a moment ago; absent for processors.
+    pub gpu: Option<GpuSample>,
 }
 
 struct Entry {
@@ -59,6 +64,7 @@ impl Board {
             last_exit: None,
             cpus,
             broken_models: Vec::new(),
+            gpu: None,
         };
         self.entries.lock().push(Entry { status, address: None, blame: None });
     }
@@ -79,15 +85,47 @@ impl Board {
     pub fn spawned(&self, device: u32, pid: u32) {
         self.with(device, |entry| {
             entry.status.worker_pid = Some(pid);
-            entry.status.state = DeviceState::Starting;
+            if entry.status.state != DeviceState::Quarantined {
+                entry.status.state = DeviceState::Starting;
+            }
         });
     }
 
     pub fn ready(&self, device: u32, broken_models: Vec<(String, String)>) {
         self.with(device, |entry| {
-            entry.status.state = DeviceState::Ready;
+            // A worker that became ready while its GPU went bad is about to be killed.
+            if entry.status.state != DeviceState::Quarantined {
+                entry.status.state = DeviceState::Ready;
+            }
             entry.status.broken_models = broken_models;
         });
+    }
+
+    /// Takes a device out of service because of its GPU. One that was given up stays so.
+    pub fn quarantine(&self, device: u32, reason: &str) {
+        self.with(device, |entry| {
+            if !matches!(entry.status.state, DeviceState::Quarantined | DeviceState::Failed) {
+                entry.status.state = DeviceState::Quarantined;
+                entry.status.last_exit = Some(format!("taken out of service: {reason}"));
+            }
+        });
+    }
+
+    /// A device in quarantine gets a worker again.
+    pub fn released(&self, device: u32) {
+        self.with(device, |entry| entry.status.state = DeviceState::Restarting);
+    }
+
+    /// A device will not come back.
+    pub fn give_up(&self, device: u32, reason: &str) {
+        self.with(device, |entry| {
+            entry.status.state = DeviceState::Failed;
+            entry.status.last_exit = Some(reason.to_owned());
+        });
+    }
+
+    pub fn set_sample(&self, device: u32, sample: Option<GpuSample>) {
+        self.with(device, |entry| entry.status.gpu = sample);
     }
 
     /// Notes why a worker is about to be killed: a better reason than the signal.

@@ -15,6 +15,7 @@ mod choose;
 mod control;
 mod envoy;
 mod forward;
+mod leases;
 mod link;
 mod rollcall;
 mod serve;
@@ -40,10 +41,11 @@ pub use control::Plane;
 pub use envoy::{Answering, Envoy, Subject};
 pub use forward::{Accepted, Departure, Passing};
 pub use serve::serve;
-pub(crate) use sessions::{Owned, SessionKey};
+pub(crate) use sessions::{KeptState, Owned, SessionKey};
 pub use status::ClusterStatus;
 pub use trips::Origin;
 
+use leases::Leases;
 use link::Link;
 use rollcall::SeenNode;
 use sessions::Sessions;
@@ -72,6 +74,7 @@ pub struct Cluster {
     /// What nodes in reach said of themselves last, by name.
     seen: Mutex<BTreeMap<String, SeenNode>>,
     sessions: Sessions,
+    leases: Leases,
     counters: Counters,
     /// Where the tasks of links run.
     io: Handle,
@@ -95,8 +98,10 @@ impl Cluster {
         let spec = membership.as_ref().and_then(|membership| membership.topology.node(&membership.name)).cloned();
         let me = spec.unwrap_or_else(|| alone(name));
         let cost = membership.as_ref().map_or_else(TierCost::default, |membership| membership.topology.cost);
+        let leases = Leases::new(membership.as_ref());
         Arc::new(Self {
             engine,
+            leases,
             membership,
             id: me.id(),
             tier: me.tier,
@@ -117,7 +122,21 @@ impl Cluster {
         self.membership.is_none()
     }
 
-    fn name_of(&self, node: NodeId) -> String {
+    /// The cluster's file, and this node's name in it.
+    pub(crate) fn topology(&self) -> Option<(&Topology, &str)> {
+        self.membership.as_ref().map(|membership| (&membership.topology, membership.name.as_str()))
+    }
+
+    /// The cluster's name; empty for a node that is alone.
+    pub(crate) fn cluster_name(&self) -> &str {
+        self.membership.as_ref().map_or("", |membership| &membership.topology.cluster)
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.id
+    }
+
+    pub(crate) fn name_of(&self, node: NodeId) -> String {
         let nodes = self.membership.iter().flat_map(|membership| &membership.topology.nodes);
         nodes.clone().find(|spec| spec.id() == node).map_or_else(|| node.to_string(), |spec| spec.name.clone())
     }

@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use sensorium_cluster::NodeSpec;
+use sensorium_cluster::{NodeSpec, SourceError, SourceSpec, check_alone};
+use sensorium_device::backend::cuda::GpuQuotas;
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
+use sensorium_hardware::CpuDevices;
 use sensorium_pipelines::{RuleError, RuleSet, RuleSpec};
 use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,14 @@ pub struct NodeConfig {
     pub plan: PlanPolicy,
     /// Bytes that the log of scheduling decisions may take on disk, for `sensorium replay`. Default 0: none is kept.
     pub event_log_bytes_max: u64,
+    /// Whether GPUs are used. Default true; a machine without one runs on its processors either way.
+    pub gpus: bool,
+    /// Most GPU memory that each lane's models may take, in MiB. Default visual 4096, audio 1024, fusion 2048, less in
+    /// proportion on a card where that does not fit.
+    pub gpu_quota_mib: GpuQuotas,
+    /// Which devices the processors are: `without_gpu` (the default) only where no GPU is used, `always` beside GPUs too,
+    /// `never`.
+    pub cpu_devices: CpuDevices,
     /// Added to the workers' niceness, 0 to 19. Default 5: network I/O comes first on a busy CPU.
     pub worker_nice: u8,
     /// How long a stopping node waits for accepted work, in milliseconds. Default 30,000.
@@ -55,6 +65,8 @@ pub struct NodeConfig {
     pub cache_bytes_max: u64,
     /// Conditions that are looked at before and after jobs; docs/edge.md tells how they are written. Default none.
     pub rule: Vec<RuleSpec>,
+    /// Cameras and microphones that the node opens itself; docs/sources.md. Not for nodes of a cluster, whose file has them.
+    pub source: Vec<SourceSpec>,
     /// Faults put in on purpose, for tests.
     pub inject: Injection,
 }
@@ -73,11 +85,15 @@ impl Default for NodeConfig {
             share_min_permille: Settings::default().share_min_permille,
             plan: PlanPolicy::default(),
             event_log_bytes_max: 0,
+            gpus: true,
+            gpu_quota_mib: GpuQuotas::default(),
+            cpu_devices: CpuDevices::default(),
             worker_nice: 5,
             drain_ms_max: 30_000,
             sessions_max: 64,
             cache_bytes_max: 64 << 20,
             rule: Vec::new(),
+            source: Vec::new(),
             inject: Injection::default(),
         }
     }
@@ -96,6 +112,8 @@ pub enum ConfigError {
     Value { field: &'static str, reason: String },
     #[error(transparent)]
     Rule(#[from] RuleError),
+    #[error(transparent)]
+    Source(#[from] SourceError),
 }
 
 impl NodeConfig {
@@ -153,6 +171,10 @@ impl NodeConfig {
             config.listen_cluster = spec.peer;
         }
         config.name = Some(spec.name.clone());
+        if !config.source.is_empty() {
+            let reason = "sources of a cluster stand in its file as [[source]], not in a node's options".to_owned();
+            return Err(ConfigError::Options { node: spec.name.clone(), reason });
+        }
         config.check()?;
         Ok(config)
     }
@@ -184,6 +206,7 @@ impl NodeConfig {
         if self.cache_bytes_max > CACHE_BYTES_MAX {
             return wrong("cache_bytes_max", &format!("at most {CACHE_BYTES_MAX} is expected"));
         }
+        check_alone(&self.source)?;
         self.rules().map(|_| ())
     }
 }

@@ -18,6 +18,7 @@ use crate::cluster::Cluster;
 use crate::data::NodeFile;
 use crate::engine::Engine;
 use crate::gateway::{Desk, SessionRequest};
+use crate::source::Sources;
 use crate::status::NodeStatus;
 
 /// See the module.
@@ -27,14 +28,23 @@ pub struct NodeDesk {
     engine: Arc<Engine>,
     cluster: Arc<Cluster>,
     board: Arc<Board>,
+    sources: Arc<Sources>,
     models: String,
     sessions: Mutex<Option<ActorRef<SessionsMessage>>>,
     running: AtomicUsize,
+    /// A clone for each source that is to be closed before the node ends.
+    open_sources: Arc<()>,
     stopping: watch::Sender<bool>,
 }
 
 impl NodeDesk {
-    pub fn new(file: NodeFile, cluster: Arc<Cluster>, board: Arc<Board>, packages: &[ModelPackage]) -> Arc<Self> {
+    pub(crate) fn new(
+        file: NodeFile,
+        sources: Arc<Sources>,
+        cluster: Arc<Cluster>,
+        board: Arc<Board>,
+        packages: &[ModelPackage],
+    ) -> Arc<Self> {
         let manifests: Vec<_> = packages.iter().map(|package| &package.manifest).collect();
         let models = serde_json::to_string(&manifests).unwrap_or_default();
         Arc::new(Self {
@@ -43,9 +53,11 @@ impl NodeDesk {
             engine: Arc::clone(&cluster.engine),
             cluster,
             board,
+            sources,
             models,
             sessions: Mutex::new(None),
             running: AtomicUsize::new(0),
+            open_sources: Arc::default(),
             stopping: watch::Sender::new(false),
         })
     }
@@ -64,6 +76,16 @@ impl NodeDesk {
 
     pub fn sessions(&self) -> usize {
         self.running.load(Ordering::SeqCst)
+    }
+
+    /// Whoever holds it has something to close when the node stops.
+    pub(crate) fn closing(&self) -> Arc<()> {
+        Arc::clone(&self.open_sources)
+    }
+
+    /// Sources that are not closed yet.
+    pub fn open_sources(&self) -> usize {
+        Arc::strong_count(&self.open_sources) - 1
     }
 
     /// Jobs that other nodes have.
@@ -95,6 +117,7 @@ impl NodeDesk {
             engine: self.engine.snapshot(),
             plan: self.engine.plan(),
             cluster: self.cluster.status(),
+            sources: self.sources.status(),
             edge: self.engine.edge_status(),
         }
     }

@@ -16,6 +16,7 @@ use sensorium_wire::{Principal, session::SessionHeader};
 
 use crate::cluster::Cluster;
 use crate::engine::Engine;
+use crate::source::Sources;
 use upload::Spool;
 
 /// Connections that may be open at once. More are turned away with a reason.
@@ -59,15 +60,17 @@ pub struct Gateway {
     pub engine: Arc<Engine>,
     pub cluster: Arc<Cluster>,
     pub(crate) desk: Arc<dyn Desk>,
+    pub(crate) sources: Arc<Sources>,
     spool: Spool,
     connections: AtomicUsize,
 }
 
 impl Gateway {
     /// `spool` is the folder for uploads.
-    pub(crate) fn new(cluster: Arc<Cluster>, desk: Arc<dyn Desk>, spool: PathBuf) -> Arc<Self> {
+    pub(crate) fn new(cluster: Arc<Cluster>, desk: Arc<dyn Desk>, sources: Arc<Sources>, spool: PathBuf) -> Arc<Self> {
         let engine = Arc::clone(&cluster.engine);
-        Arc::new(Self { engine, cluster, desk, spool: Spool::new(spool), connections: AtomicUsize::new(0) })
+        let (spool, connections) = (Spool::new(spool), AtomicUsize::new(0));
+        Arc::new(Self { engine, cluster, desk, sources, spool, connections })
     }
 
     /// Serves the jobs that a neighbour hands on, until its connection ends.

@@ -37,7 +37,9 @@ impl Monitor {
                 *since = None;
             } else {
                 let since_ms = *since.get_or_insert(now_ms);
-                if now_ms - since_ms > NOT_READY_MS_MAX {
+                if device.state == DeviceState::Quarantined {
+                    alerts.push(format!("{} is {}", device.name, device.last_exit.as_deref().unwrap_or("quarantined")));
+                } else if now_ms - since_ms > NOT_READY_MS_MAX {
                     let why = device.last_exit.as_deref().unwrap_or("its worker has not become ready");
                     alerts.push(format!("{} is not ready for {} s: {why}", device.name, (now_ms - since_ms) / 1000));
                 }
@@ -73,6 +75,7 @@ mod tests {
             last_exit: Some("signal: 9".to_owned()),
             cpus: Vec::new(),
             broken_models: Vec::new(),
+            gpu: None,
         }
     }
 
@@ -86,6 +89,14 @@ mod tests {
         assert_eq!(alerts, ["cpu:0 is not ready for 6 s: signal: 9"]);
         assert!(monitor.read(7_000, counts, &[device(DeviceState::Ready)]).is_empty());
         assert!(monitor.read(8_000, counts, &[device(DeviceState::Restarting)]).is_empty(), "counted afresh");
+    }
+
+    #[test]
+    fn a_device_out_of_service_is_told_of_at_once() {
+        let mut quarantined = device(DeviceState::Quarantined);
+        quarantined.last_exit = Some("taken out of service: it has left the bus".to_owned());
+        let alerts = Monitor::default().read(0, Counts::default(), &[quarantined]);
+        assert_eq!(alerts, ["cpu:0 is taken out of service: it has left the bus"]);
     }
 
     #[test]

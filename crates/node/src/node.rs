@@ -6,17 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorRef};
-use sensorium_device::protocol::{LaneSetup, ModelSetup, WorkerSetup};
 use sensorium_device::slab::{Slab, SlabError};
-use sensorium_hardware::{HardwareError, Plan, PlanOptions};
-use sensorium_models::manifest::DeviceKind;
+use sensorium_hardware::HardwareError;
 use sensorium_models::repository::Repository;
 use sensorium_models::{ModelError, ModelPackage};
 use sensorium_pipelines::EvidenceSpec;
 use sensorium_scheduler::DeviceId;
 use sensorium_transport::pki::{self, Bundle};
 use sensorium_transport::{ALPN_API, ALPN_CONTROL, ALPN_PEER, Dialer, EndpointError, Listener, Liveness, PkiError};
-use sensorium_wire::Modality;
 use thiserror::Error;
 use tokio::sync::mpsc;
 
@@ -27,6 +24,7 @@ use crate::actors::monitor::MonitorArgs;
 use crate::actors::node::{NodeArgs, NodeMessage, NodeSupervisor};
 use crate::actors::scheduler::SchedulerArgs;
 use crate::actors::sessions::SessionSupervisorArgs;
+use crate::actors::sources::SourceSupervisorArgs;
 use crate::board::{Board, DeviceState};
 use crate::cluster::{self, Cluster, ClusterArgs, Membership, Plane};
 use crate::config::{ConfigError, NodeConfig};
@@ -34,7 +32,11 @@ use crate::data::{DataDirectory, DataError, DataLock, NodeFile};
 use crate::desk::NodeDesk;
 use crate::engine::{Engine, EngineSetup, EventLog, EventLogError, LearnedTimes, ModelTable};
 use crate::gateway::{Desk, Gateway};
+use crate::health::Watch;
+use crate::machine;
 use crate::session::SessionLimits;
+use crate::session::live::Tools;
+use crate::source::{OwnSetting, Sources};
 use crate::threads::RuntimeThread;
 
 /// Where a node finds what it needs.
@@ -44,6 +46,8 @@ pub struct NodeOptions {
     pub data: DataDirectory,
     /// ONNX Runtime's library.
     pub onnxruntime: PathBuf,
+    /// The same with a CUDA provider beside it, for GPUs; need not exist, and then GPUs are not used.
+    pub onnxruntime_gpu: PathBuf,
     /// Model repositories, in order of precedence.
     pub repositories: Vec<PathBuf>,
     /// Where model files are that do not lie beside their manifest.
@@ -51,6 +55,8 @@ pub struct NodeOptions {
     /// The binary that is run as a worker, and its arguments.
     pub program: PathBuf,
     pub worker_arguments: Vec<String>,
+    /// Its arguments to run it as a guard (see [`crate::guard`]), before the program that is guarded.
+    pub guard_arguments: Vec<String>,
     pub ffmpeg: PathBuf,
     /// The node's name where the configuration gives none.
     pub host_name: String,
@@ -105,6 +111,7 @@ pub struct Node {
     fatal: mpsc::Receiver<String>,
     drain_ms_max: u64,
     service_times: PathBuf,
+    _watch: Option<Watch>,
     // Dropped in this order: actors first, then the threads they use.
     _control: RuntimeThread,
     api: RuntimeThread,
@@ -129,7 +136,7 @@ impl Node {
         let lock = data.lock()?;
         let bundle = certificates(data, config)?;
         let packages = load_models(&options)?;
-        let plan = plan_devices()?;
+        let plan = machine::plan_devices(&options)?;
         for note in &plan.notes {
             tracing::info!("{note}");
         }
@@ -186,16 +193,15 @@ impl Node {
         for (number, device) in (0_u32..).zip(&plan.devices) {
             let cpus = if plan.pinned { device.cpus.clone() } else { Vec::new() };
             board.add(&device.name, cpus.clone());
-            let at_once = if cpus.is_empty() { available_cores() } else { cpus.len() };
-            let at_once = u16::try_from(at_once).unwrap_or(u16::MAX);
-            engine.add_device(DeviceId(number), sensorium_scheduler::DeviceKind::Cpu, at_once);
+            let (kind, at_once) = machine::announced(device, &cpus);
+            engine.add_device(DeviceId(number), kind, at_once);
             devices.push(DeviceArgs {
                 device: DeviceId(number),
                 engine: Arc::clone(&engine),
                 board: Arc::clone(&board),
                 program: options.program.clone(),
                 arguments: options.worker_arguments.clone(),
-                setup: worker_setup(&options, &packages, &engine, &known, &device.name, cpus),
+                setup: machine::worker_setup(&options, &packages, &engine, &known, device, cpus),
                 io: api.handle().clone(),
             });
         }
@@ -205,8 +211,11 @@ impl Node {
             evidence: fusion_evidence(&packages)?,
         };
         let cluster = Cluster::new(Arc::clone(&engine), options.membership.clone(), &file.name, api.handle().clone());
-        let desk = NodeDesk::new(file.clone(), Arc::clone(&cluster), Arc::clone(&board), &packages);
-        let gateway = Gateway::new(Arc::clone(&cluster), Arc::clone(&desk) as Arc<_>, data.spool());
+        let sources = Sources::new(Arc::clone(&cluster), &config.source);
+        let (board_shown, cluster_shown) = (Arc::clone(&board), Arc::clone(&cluster));
+        let desk = NodeDesk::new(file.clone(), Arc::clone(&sources), cluster_shown, board_shown, &packages);
+        let gateway =
+            Gateway::new(Arc::clone(&cluster), Arc::clone(&desk) as Arc<_>, Arc::clone(&sources), data.spool());
         let plane = Plane::default();
         let cluster_args = if cluster.is_alone() {
             None
@@ -222,10 +231,26 @@ impl Node {
                 answering: Arc::new(move |question| answering.answer(question)),
             })
         };
+        let watch = Watch::start(&plan, &config.inject, &board)?;
         let (fatal_sender, fatal) = mpsc::channel(1);
         let args = NodeArgs {
             engine: Arc::clone(&engine),
             devices: DeviceSupervisorArgs { devices },
+            sources: SourceSupervisorArgs {
+                sources,
+                setting: OwnSetting {
+                    cluster: Arc::clone(&cluster),
+                    limits: limits.clone(),
+                    tools: Tools {
+                        ffmpeg: options.ffmpeg.clone(),
+                        guard: options.program.clone(),
+                        guard_arguments: options.guard_arguments.iter().map(Into::into).collect(),
+                    },
+                    media: media.handle().clone(),
+                    stopping: desk.stopping(),
+                },
+                desk: Arc::clone(&desk),
+            },
             sessions: SessionSupervisorArgs {
                 cluster: Arc::clone(&cluster),
                 media: media.handle().clone(),
@@ -264,6 +289,7 @@ impl Node {
             fatal,
             drain_ms_max: config.drain_ms_max,
             service_times: data.service_times(),
+            _watch: watch,
             _control: control,
             api,
             cluster: cluster_thread,
@@ -297,15 +323,17 @@ impl Node {
         }
     }
 
+    fn is_busy(&self) -> bool {
+        self.engine.in_flight() > 0 || self.desk.away() > 0 || self.desk.sessions() > 0 || self.desk.open_sources() > 0
+    }
+
     /// Refuses new work, answers what was accepted, and stops. Returns how many jobs were left when time was up.
     pub fn shutdown(self) -> usize {
         self.engine.drain();
         self.listener.refuse_new();
         self.desk.stop_sessions();
         let began = Instant::now();
-        while (self.engine.in_flight() > 0 || self.desk.away() > 0 || self.desk.sessions() > 0)
-            && began.elapsed() < Duration::from_millis(self.drain_ms_max)
-        {
+        while self.is_busy() && began.elapsed() < Duration::from_millis(self.drain_ms_max) {
             std::thread::sleep(Duration::from_millis(2));
         }
         let left = self.engine.in_flight() + self.desk.away();
@@ -318,10 +346,6 @@ impl Node {
         self.cluster.handle().block_on(self.cluster_listener.close("the node stopped"));
         left
     }
-}
-
-fn available_cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 fn dialer(thread: &RuntimeThread, bundle: &Bundle, alpn: &[u8], config: &NodeConfig) -> Result<Dialer, EndpointError> {
@@ -365,17 +389,6 @@ fn certificates(data: &DataDirectory, config: &NodeConfig) -> Result<Bundle, Pki
     Ok(made.node)
 }
 
-/// Which devices this node runs. GPUs are found and shown by `sensorium hardware`, but only the CPU backend exists yet.
-fn plan_devices() -> Result<Plan, HardwareError> {
-    let mut inventory = sensorium_hardware::probe()?;
-    match &inventory.gpu_note {
-        Some(note) => tracing::info!("{note}"),
-        None => tracing::warn!(gpus = inventory.gpus.len(), "GPUs are not used yet: models run on the CPU"),
-    }
-    inventory.gpus.clear();
-    Ok(sensorium_hardware::plan(&inventory, &PlanOptions::default()))
-}
-
 fn load_models(options: &NodeOptions) -> Result<Vec<ModelPackage>, NodeError> {
     let repository = Repository::open(&options.repositories, &options.weights)?;
     for (folder, error) in &repository.broken {
@@ -407,38 +420,4 @@ fn fusion_evidence(packages: &[ModelPackage]) -> Result<Option<Arc<EvidenceSpec>
     let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
     let spec = toml::from_str(&text).map_err(|error| wrong(error.to_string()))?;
     Ok(Some(Arc::new(spec)))
-}
-
-fn worker_setup(
-    options: &NodeOptions,
-    packages: &[ModelPackage],
-    engine: &Engine,
-    known: &LearnedTimes,
-    device: &str,
-    cpus: Vec<u32>,
-) -> WorkerSetup {
-    let lanes = Modality::ALL.map(|modality| LaneSetup {
-        modality,
-        models: packages
-            .iter()
-            .filter(|package| package.manifest.modality == modality)
-            .filter(|package| package.manifest.placement.devices.contains(&DeviceKind::Cpu))
-            .map(|package| ModelSetup {
-                name: package.manifest.name.clone(),
-                profile: known.profile(device, &package.manifest.name, package.manifest.version),
-            })
-            .collect(),
-    });
-    WorkerSetup {
-        device: device.to_owned(),
-        kind: DeviceKind::Cpu,
-        cpus,
-        nice: i32::from(options.config.worker_nice),
-        onnxruntime: options.onnxruntime.clone(),
-        repositories: options.repositories.clone(),
-        weights: options.weights.clone(),
-        slab_bytes: engine.slab.memory_bytes(),
-        lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
-        injection: Some(options.config.inject.clone()),
-    }
 }

@@ -9,6 +9,8 @@ use serde::Serialize;
 #[serde(rename_all = "snake_case")]
 pub enum Part {
     Worker,
+    /// A GPU that was taken out of service because it went bad, each time it may come back.
+    Gpu,
     DeviceActor,
     DeviceSupervisor,
     Scheduler,
@@ -18,6 +20,10 @@ pub enum Part {
     SessionSupervisor,
     Monitor,
     SourceProcess,
+    SourceSupervisor,
+    SourceActor,
+    /// A live source that is opened again.
+    Camera,
 }
 
 /// What happens when a part has failed more often than its policy allows.
@@ -48,8 +54,9 @@ const fn row(part: Part, restarts_max: usize, window_ms: u64, backoff_ms: u64, t
 }
 
 /// The table.
-pub const TABLE: [RestartPolicy; 10] = [
+pub const TABLE: [RestartPolicy; 14] = [
     row(Part::Worker, 20, 60_000, 50, Then::Pause { pause_ms: 10_000 }),
+    row(Part::Gpu, 3, 600_000, 500, Then::GiveUp),
     row(Part::DeviceActor, 5, 60_000, 50, Then::GiveUp),
     row(Part::DeviceSupervisor, 3, 60_000, 50, Then::StopNode),
     row(Part::Scheduler, 5, 60_000, 10, Then::StopNode),
@@ -59,6 +66,9 @@ pub const TABLE: [RestartPolicy; 10] = [
     row(Part::SessionSupervisor, 5, 60_000, 10, Then::StopNode),
     row(Part::Monitor, 5, 60_000, 100, Then::GiveUp),
     row(Part::SourceProcess, 3, 60_000, 100, Then::GiveUp),
+    row(Part::SourceSupervisor, 5, 60_000, 10, Then::StopNode),
+    row(Part::SourceActor, 10, 60_000, 100, Then::Pause { pause_ms: 10_000 }),
+    row(Part::Camera, 20, 60_000, 100, Then::Pause { pause_ms: 5_000 }),
 ];
 
 /// What to do about a failure.

@@ -13,6 +13,7 @@ mod events;
 mod fuse;
 mod gaps;
 mod infer;
+pub(crate) mod live;
 mod sounds;
 mod source;
 mod transcribe;
@@ -28,7 +29,7 @@ use sensorium_wire::{EventBody, Modality};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::cluster::{Cluster, Origin, Owned, SessionKey};
+use crate::cluster::{Cluster, KeptState, Origin, Owned, SessionKey};
 use crate::gateway::SessionRequest;
 
 use capture::{Begin, Cuts, Side};
@@ -78,17 +79,7 @@ pub(crate) async fn run(
     let (mut owned, kept) = cluster.take_up(key, resume).await;
     let epoch = owned.epoch;
     tracing::info!(name = %header.name, session = header.session, epoch, resume, bytes = request.media.bytes, fast = header.fast != 0, tenant = request.principal.tenant, "session opened");
-    let state = kept.and_then(|(made_in, bytes)| match SessionState::decode(&bytes) {
-        Ok(state) => Some(state),
-        Err(error) => {
-            tracing::warn!(
-                session = header.session,
-                made_in,
-                "the session's state is refused and it starts afresh: {error}"
-            );
-            None
-        }
-    });
+    let state = kept.and_then(|kept| decoded(header.session, &kept));
     if resume && state.is_none() {
         let text =
             "no state of the session can be used: it starts again from its beginning, and its tracks get new ids";
@@ -114,6 +105,15 @@ pub(crate) async fn run(
             events.close(&reason);
         }
     }
+}
+
+/// A state that was kept, if this build can read it.
+fn decoded(session: u64, kept: &KeptState) -> Option<SessionState> {
+    let refused = |error| {
+        let made_in = kept.epoch;
+        tracing::warn!(session, made_in, "the session's state is refused and it starts afresh: {error}");
+    };
+    SessionState::decode(&kept.state).map_err(refused).ok()
 }
 
 /// Sends the session's state on, every [`CHECKPOINT_MS`] and whenever a part wants it. Ends with the newer epoch when the
@@ -201,67 +201,18 @@ async fn run_parts(
             events.emit(0, EventBody::Notice { text }, None);
         }
     }
-    let state = going.state.unwrap_or_default();
-    if resumed {
-        let none = (Vec::new(), 0);
-        let (video, video_gaps) =
-            state.video.as_ref().map_or_else(|| none.clone(), |video| (video.tail.clone(), video.gaps));
-        let (audio, audio_gaps) = state.audio.as_ref().map_or(none, |audio| (audio.tail.clone(), audio.gaps));
-        events.retell(Part::Video, &video, video_gaps);
-        events.retell(Part::Audio, &audio, audio_gaps);
-        events.retell(Part::Fusion, &state.fusion.tail, state.fusion.gaps);
-    }
-    // A side that has come to its end before is not read again.
-    let (video_done, video_from) = divide(state.video, |video| video.ended);
-    let (audio_done, audio_from) = divide(state.audio, |audio| audio.ended);
-    let running = source::SourceInfo {
-        video: info.video.filter(|_| video_done.is_none()),
-        audio: info.audio && audio_done.is_none(),
-        ..info
-    };
-    let position = source::Position {
-        frame: video_from.as_ref().and_then(|video| video.last),
-        sample: audio_from.as_ref().map_or(0, |audio| audio.from),
-        catch_up_ms: if request.header.resume != 0 { request.header.seen_ms } else { 0 },
-    };
-    let mut frames_total = video_done.as_ref().map_or(0, VideoState::frames);
-    let mut samples_total = audio_done.as_ref().map_or(0, |audio| audio.heard);
-
-    let (frames, frame_queue) = mpsc::channel(FRAMES_QUEUED_MAX);
-    let (sound, sound_queue) = mpsc::channel(PACKETS_QUEUED_MAX);
-    let (evidence, evidence_queue) = mpsc::channel(EVIDENCE_QUEUED_MAX);
-    let begin = Begin {
-        video: info.video.map(|_| video_done.map_or(Side::Runs, |state| Side::Ended(Box::new(state)))),
-        audio: info.audio.then(|| audio_done.map_or(Side::Runs, |state| Side::Ended(Box::new(state)))),
-        state: state.fusion,
-        duration_ms: info.duration_ms,
-    };
-    // Tasks of their own, so that they run beside each other; dropping this future stops them all.
-    let mut parts = tokio::task::JoinSet::new();
-    if let Some(video) = running.video {
-        let (cuts, inference) = (going.cuts.clone(), inference.clone());
-        let looking = visual::run(video, video_from, frame_queue, cuts, inference, events.clone(), evidence.clone());
-        parts.spawn(async move { (Modality::Visual, looking.await) });
-    }
-    if running.audio {
-        let (cuts, inference) = (going.cuts.clone(), inference.clone());
-        let listening = audio::run(audio_from, sound_queue, cuts, inference, events.clone(), evidence.clone());
-        parts.spawn(async move { (Modality::Audio, listening.await) });
-    }
-    drop(evidence);
-    let fusing = fuse::run(limits.evidence.clone(), begin, evidence_queue, going.states, inference, events.clone());
-    parts.spawn(async move {
-        fusing.await;
-        (Modality::Fusion, 0)
-    });
-    let source = source::Source::new(limits, &request.media.path, running, fast, position, events.clone());
-    let dropped = if running.video.is_some() || running.audio {
+    let mut parts = Parts::start(limits, info, going, &inference, events);
+    parts.position.catch_up_ms = if request.header.resume != 0 { request.header.seen_ms } else { 0 };
+    let (frames, sound) = (parts.frames, parts.sound);
+    let source = source::Source::new(limits, &request.media.path, parts.running, fast, parts.position, events.clone());
+    let dropped = if parts.running.video.is_some() || parts.running.audio {
         source.read(frames, sound).await?
     } else {
         drop((frames, sound));
         Tally::default()
     };
-    while let Some(ended) = parts.join_next().await {
+    let (mut frames_total, mut samples_total) = (parts.frames_before, parts.samples_before);
+    while let Some(ended) = parts.tasks.join_next().await {
         let (part, units) = ended.map_err(|error| format!("a part of the session failed: {error}"))?;
         match part {
             Modality::Visual => frames_total = units.max(dropped.units),
@@ -270,6 +221,88 @@ async fn run_parts(
         }
     }
     Ok((frames_total, samples_total * 1000 / u64::from(source::SAMPLE_RATE_HZ)))
+}
+
+/// The parts of a session at work. Dropping it stops them.
+struct Parts {
+    frames: mpsc::Sender<source::Frame>,
+    sound: mpsc::Sender<source::Sound>,
+    /// Each gives how much it has had in all. Tasks of their own, so that they run beside each other.
+    tasks: tokio::task::JoinSet<(Modality, u64)>,
+    /// What is still to be read, and from where.
+    running: source::SourceInfo,
+    position: source::Position,
+    /// Frames and samples of sides that had ended before.
+    frames_before: u64,
+    samples_before: u64,
+}
+
+impl Parts {
+    /// Starts them, where `going` says.
+    fn start(
+        limits: &SessionLimits,
+        info: source::SourceInfo,
+        going: Going,
+        inference: &Inference,
+        events: &Events,
+    ) -> Self {
+        let resumed = going.state.is_some();
+        let state = going.state.unwrap_or_default();
+        if resumed {
+            let none = (Vec::new(), 0);
+            let (video, video_gaps) =
+                state.video.as_ref().map_or_else(|| none.clone(), |video| (video.tail.clone(), video.gaps));
+            let (audio, audio_gaps) = state.audio.as_ref().map_or(none, |audio| (audio.tail.clone(), audio.gaps));
+            events.retell(Part::Video, &video, video_gaps);
+            events.retell(Part::Audio, &audio, audio_gaps);
+            events.retell(Part::Fusion, &state.fusion.tail, state.fusion.gaps);
+        }
+        // A side that has come to its end before is not read again.
+        let (video_done, video_from) = divide(state.video, |video| video.ended);
+        let (audio_done, audio_from) = divide(state.audio, |audio| audio.ended);
+        let running = source::SourceInfo {
+            video: info.video.filter(|_| video_done.is_none()),
+            audio: info.audio && audio_done.is_none(),
+            ..info
+        };
+        let position = source::Position {
+            frame: video_from.as_ref().and_then(|video| video.last),
+            sample: audio_from.as_ref().map_or(0, |audio| audio.from),
+            catch_up_ms: 0,
+        };
+        let frames_before = video_done.as_ref().map_or(0, VideoState::frames);
+        let samples_before = audio_done.as_ref().map_or(0, |audio| audio.heard);
+
+        let (frames, frame_queue) = mpsc::channel(FRAMES_QUEUED_MAX);
+        let (sound, sound_queue) = mpsc::channel(PACKETS_QUEUED_MAX);
+        let (evidence, evidence_queue) = mpsc::channel(EVIDENCE_QUEUED_MAX);
+        let begin = Begin {
+            video: info.video.map(|_| video_done.map_or(Side::Runs, |state| Side::Ended(Box::new(state)))),
+            audio: info.audio.then(|| audio_done.map_or(Side::Runs, |state| Side::Ended(Box::new(state)))),
+            state: state.fusion,
+            duration_ms: info.duration_ms,
+        };
+        let mut tasks = tokio::task::JoinSet::new();
+        if let Some(video) = running.video {
+            let (cuts, inference) = (going.cuts.clone(), inference.clone());
+            let looking =
+                visual::run(video, video_from, frame_queue, cuts, inference, events.clone(), evidence.clone());
+            tasks.spawn(async move { (Modality::Visual, looking.await) });
+        }
+        if running.audio {
+            let (cuts, inference) = (going.cuts.clone(), inference.clone());
+            let listening = audio::run(audio_from, sound_queue, cuts, inference, events.clone(), evidence.clone());
+            tasks.spawn(async move { (Modality::Audio, listening.await) });
+        }
+        drop(evidence);
+        let (spec, inference) = (limits.evidence.clone(), inference.clone());
+        let fusing = fuse::run(spec, begin, evidence_queue, going.states, inference, events.clone());
+        tasks.spawn(async move {
+            fusing.await;
+            (Modality::Fusion, 0)
+        });
+        Self { frames, sound, tasks, running, position, frames_before, samples_before }
+    }
 }
 
 /// A state that has ended, or one to go on from.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::board::DeviceStatus;
 use crate::cluster::ClusterStatus;
 use crate::engine::{EdgeStatus, EngineSnapshot, PlanStatus};
+use crate::source::SourceStatus;
 
 /// Everything that `sensorium status` shows.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +25,8 @@ pub struct NodeStatus {
     pub plan: PlanStatus,
     /// The cluster as this node sees it; absent for one that is alone.
     pub cluster: Option<ClusterStatus>,
+    /// The sources that this node knows, by name.
+    pub sources: Vec<SourceStatus>,
     #[serde(flatten)]
     pub edge: EdgeStatus,
 }

@@ -19,6 +19,8 @@ use motion::{Motion, iou, is_box};
 
 /// Most objects that are followed at once, and most detections of a frame that are looked at (the best).
 pub const TRACKS_MAX: usize = 256;
+/// Longest time without anybody looking that objects outlast, in milliseconds. Beyond, what is there may be another.
+pub const UNWATCHED_MS_MAX: u64 = 10_000;
 const KIND: [u8; 4] = *b"STRK";
 const VERSION: u16 = 1;
 
@@ -117,6 +119,15 @@ impl Tracker {
         self.objects.iter_mut().filter(|object| !object.seen).for_each(|object| object.motion.keep_size());
         self.start(frame, &left);
         self.tracks(frame)
+    }
+
+    /// For `ms` after the last update nobody looked: that time does not count as being hidden, and objects are expected
+    /// where they were. After more than [`UNWATCHED_MS_MAX`] they are given up as usual.
+    pub fn unwatched(&mut self, ms: u64) {
+        if ms <= UNWATCHED_MS_MAX {
+            self.now_ms = self.now_ms.saturating_add(ms);
+            self.objects.iter_mut().for_each(|object| object.seen_ms = object.seen_ms.saturating_add(ms));
+        }
     }
 
     /// Objects that the last update confirmed.

@@ -100,7 +100,8 @@ impl Scheduler {
         if !lane.is_busy() && now_ns.saturating_sub(model.noted_ns) >= PROBE_AFTER_NS && profile_ns < own_ns {
             return Some(Outlook { expected_ns: profile_ns, sure_ns: profile_ns, own_ns: profile_ns });
         }
-        Some(Outlook { expected_ns: completion.expected_ns, sure_ns: completion.sure_ns(), own_ns })
+        let sure_ns = completion.sure_ns().saturating_add(model.times.reserve.of_ns(own_ns));
+        Some(Outlook { expected_ns: completion.expected_ns, sure_ns, own_ns })
     }
 
     /// Whether jobs of this stream for this model have not ended.
@@ -125,7 +126,7 @@ impl Scheduler {
         };
         self.arrivals += 1;
         let slot = entry.slot;
-        self.jobs.insert(*job, entry, place);
+        self.jobs.insert(*job, entry, place, self.now_ns);
         self.jobs.get_mut(slot).probe = probe;
         self.streams.enter(job, slot);
         match place {
@@ -201,8 +202,10 @@ impl Scheduler {
         let own_ns = lane_state.models[index].times.expected_ns(1, job.work);
         let budget_ns = if job.deadline_ns == u64::MAX { u64::MAX } else { job.deadline_ns - now_ns };
         // Where times scatter so widely that no margin suffices, refusing everything would help nobody: at most half of
-        // the time that a job has beyond its own is kept as a margin.
-        let predicted_ns = completion.sure_within_ns(budget_ns.saturating_sub(own_ns) / 2);
+        // the time that a job has beyond its own is kept as a margin, and of the rest at most half in reserve.
+        let margin_ns_max = budget_ns.saturating_sub(own_ns) / 2;
+        let reserve_ns = lane_state.models[index].times.reserve.of_ns(own_ns).min(margin_ns_max / 2);
+        let predicted_ns = completion.sure_within_ns(margin_ns_max).saturating_add(reserve_ns);
         if predicted_ns > budget_ns {
             let model = &lane_state.models[index];
             let silent_ns = now_ns.saturating_sub(model.noted_ns);

@@ -266,7 +266,7 @@ impl Scheduler {
                 return Some(turn);
             }
             self.lane_mut(slot).pop_first(turn.model, turn.class);
-            self.expire(turn.head.slot, out);
+            self.break_promise(slot, turn.model, turn.head.slot, out);
         }
     }
 

@@ -89,6 +89,8 @@ impl Scheduler {
         for job in &done.jobs {
             let record = self.jobs.get(*job);
             if record.cancelled || !unfinished.contains(&record.job.key) {
+                let on_time = record.job.deadline_ns >= self.now_ns;
+                self.count_promise(slot, done.model, *job, on_time);
                 completed += u64::from(!self.forget_job(*job).cancelled);
             } else {
                 homeless.extend(self.continue_later(*job, slot, took_ns, suspect));

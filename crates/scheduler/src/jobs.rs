@@ -37,6 +37,7 @@ pub(crate) struct JobRecord {
     pub(crate) class: u8,
     pub(crate) entry: Entry,
     pub(crate) place: Place,
+    pub(crate) accepted_ns: u64,
     /// Times that it was started on a worker.
     pub(crate) attempt: u32,
     /// Slices of this attempt that have run, and their time.
@@ -86,7 +87,7 @@ impl Jobs {
         })
     }
 
-    pub(crate) fn insert(&mut self, job: Job, entry: Entry, place: Place) {
+    pub(crate) fn insert(&mut self, job: Job, entry: Entry, place: Place, accepted_ns: u64) {
         let slot = entry.slot;
         self.by_key.insert(job.key, slot);
         let record = Some(JobRecord {
@@ -94,6 +95,7 @@ impl Jobs {
             job,
             entry,
             place,
+            accepted_ns,
             attempt: 0,
             slices: 0,
             sliced_ns: 0,

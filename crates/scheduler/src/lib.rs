@@ -28,6 +28,7 @@ mod queue;
 mod ranking;
 mod ratios;
 mod replay;
+mod reserve;
 mod scheduler;
 mod service;
 mod snapshot;

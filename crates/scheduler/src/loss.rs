@@ -52,6 +52,7 @@ impl Scheduler {
                 model.pools.push(pool);
             }
             served.noted_ns = self.now_ns;
+            served.times.reserve.begin(self.now_ns);
         }
         let state = self.devices.entry(device).or_default();
         state.lanes.push(slot);

@@ -196,6 +196,27 @@ impl Scheduler {
         out.push(Command::Expire { key: record.job.key });
     }
 
+    /// Ends a job that a lane had promised to do in time; its next promises are more careful.
+    pub(crate) fn break_promise(&mut self, lane: LaneSlot, model: usize, slot: JobSlot, out: &mut Vec<Command>) {
+        self.count_promise(lane, model, slot, false);
+        self.expire(slot, out);
+    }
+
+    /// Whether the lane kept what it promised of a job. Nothing was promised of a probe.
+    pub(crate) fn count_promise(&mut self, lane: LaneSlot, model: usize, slot: JobSlot, kept: bool) {
+        let (record, now_ns) = (self.jobs.get(slot), self.now_ns);
+        if record.probe || record.cancelled {
+            return;
+        }
+        let accepted_ns = record.accepted_ns;
+        let reserve = &mut self.lane_mut(lane).models[model].times.reserve;
+        if kept {
+            reserve.kept(1);
+        } else {
+            reserve.missed(accepted_ns, now_ns);
+        }
+    }
+
     pub(crate) fn fail(&mut self, slot: JobSlot, reason: Reason, out: &mut Vec<Command>) {
         let record = self.forget_job(slot);
         out.push(Command::Fail { key: record.job.key, reason });

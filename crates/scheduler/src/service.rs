@@ -5,6 +5,7 @@ use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::ratios::{Quantiles, Ratios};
+use crate::reserve::Reserve;
 
 /// Largest batch that the scheduler forms, whatever a model allows.
 pub const JOBS_PER_BATCH_MAX: u16 = 1024;
@@ -39,10 +40,13 @@ pub struct ModelPolicy {
     pub learned: Learned,
 }
 
-/// What was learned about a model on a lane: for all its jobs (0) and by the power of two of their work (1 = work 1,
-/// 2 = work 2 to 3, ...).
+/// What was learned about a model on a lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Learned(pub Vec<(u8, Ratios)>);
+pub struct Learned {
+    /// For all its jobs (0) and by the power of two of their work (1 = work 1, 2 = work 2 to 3, ...).
+    ratios: Vec<(u8, Ratios)>,
+    reserve: Reserve,
+}
 
 /// What is wrong with a profile.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -131,6 +135,8 @@ pub(crate) struct ServiceTimes {
     /// How those differ whose largest job has this power of two of work.
     by_work: SmallVec<[(u8, Ratios); 1]>,
     gains: bool,
+    /// What broken promises have taught to keep back.
+    pub(crate) reserve: Reserve,
 }
 
 impl ServiceTimes {
@@ -144,8 +150,9 @@ impl ServiceTimes {
             profile_ns,
             by_work: SmallVec::new(),
             gains: policy.batching_gains,
+            reserve: if policy.learned.reserve.is_sound() { policy.learned.reserve } else { Reserve::default() },
         };
-        for (size, ratios) in policy.learned.0.iter().filter(|(_, ratios)| ratios.is_sound()) {
+        for (size, ratios) in policy.learned.ratios.iter().filter(|(_, ratios)| ratios.is_sound()) {
             match *size {
                 0 => times.all = ratios.clone(),
                 size if times.by_work.len() < WORK_SIZES_MAX => times.by_work.push((size, ratios.clone())),
@@ -157,7 +164,8 @@ impl ServiceTimes {
 
     pub(crate) fn learned(&self) -> Learned {
         let by_work = self.by_work.iter().cloned();
-        Learned(std::iter::once((0, self.all.clone())).chain(by_work).collect())
+        let ratios = std::iter::once((0, self.all.clone())).chain(by_work).collect();
+        Learned { ratios, reserve: self.reserve }
     }
 
     pub(crate) fn batch_max(&self) -> usize {

@@ -133,7 +133,7 @@ impl Scheduler {
                 lane.models[index].queues[class] = queue;
                 lane.left(class, gone.len());
                 for job in gone {
-                    self.expire(job, out);
+                    self.break_promise(slot, index, job, out);
                 }
             }
         }

@@ -8,86 +8,35 @@ use crate::receipt::{Hop, Receipt};
 use crate::rejection::Reason;
 use crate::tensor::Dtype;
 
-/// How a job ended; `Partial` does not end it.
-#[derive(
-    Archive,
-    Serialize,
-    Deserialize,
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    Default,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-#[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum Outcome {
-    #[default]
-    Result = 0,
-    Partial = 1,
-    /// Not accepted; nothing was run.
-    Refused = 2,
-    /// Accepted, not done in time; no result is shown as if it were.
-    Expired = 3,
-    Failed = 4,
-    Cancelled = 5,
-}
-
-impl Outcome {
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Result => "result",
-            Self::Partial => "partial",
-            Self::Refused => "refused",
-            Self::Expired => "expired",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
+coded! {
+    /// How a job ended; `Partial` does not end it.
+    #[derive(Default)]
+    pub enum Outcome {
+        #[default]
+        Result = 0 "result",
+        Partial = 1 "partial",
+        /// Not accepted; nothing was run.
+        Refused = 2 "refused",
+        /// Accepted, not done in time; no result is shown as if it were.
+        Expired = 3 "expired",
+        Failed = 4 "failed",
+        Cancelled = 5 "cancelled",
     }
 }
 
-/// How an answer's payload is to be read.
-#[derive(
-    Archive,
-    Serialize,
-    Deserialize,
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    Default,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-#[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum BodyKind {
-    /// No payload.
-    #[default]
-    Empty = 0,
-    /// A UTF-8 sentence about an error.
-    Text = 1,
-    /// The raw bytes of a tensor, `dtype` and `shape` in the header.
-    Tensor = 2,
-    /// An rkyv archive of [`crate::result::ModelResult`].
-    Result = 3,
-}
-
-impl BodyKind {
-    pub const ALL: [Self; 4] = [Self::Empty, Self::Text, Self::Tensor, Self::Result];
-
-    #[must_use]
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
+coded! {
+    /// How an answer's payload is to be read.
+    #[derive(Default)]
+    pub enum BodyKind {
+        /// No payload.
+        #[default]
+        Empty = 0 "empty",
+        /// A UTF-8 sentence about an error.
+        Text = 1 "text",
+        /// The raw bytes of a tensor, `dtype` and `shape` in the header.
+        Tensor = 2 "tensor",
+        /// An rkyv archive of [`crate::result::ModelResult`].
+        Result = 3 "result",
     }
 }
 

@@ -97,6 +97,10 @@ pub enum EventBody {
         /// Which node has it now.
         node: ShortName,
     },
+    /// So many events of a source were not sent to this watcher: it reads too slowly, or came back too late.
+    Missed {
+        events: u64,
+    },
 }
 
 /// One event of a session.

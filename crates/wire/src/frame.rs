@@ -57,10 +57,18 @@ pub enum Kind {
     Checkpoint = 12,
     /// Node to node: [`crate::peer::RecallHeader`].
     Recall = 13,
+    /// Client to node: [`crate::source::WatchHeader`].
+    Watch = 14,
+    /// Node to client: [`crate::source::OwnerHeader`].
+    Owner = 15,
+    /// Node to node: [`crate::source::LeaseAskHeader`].
+    LeaseAsk = 16,
+    /// Node to node: [`crate::source::LeaseAnswerHeader`].
+    LeaseAnswer = 17,
 }
 
 impl Kind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 17] = [
         Self::Grant,
         Self::Submit,
         Self::Answer,
@@ -74,6 +82,10 @@ impl Kind {
         Self::Hello,
         Self::Checkpoint,
         Self::Recall,
+        Self::Watch,
+        Self::Owner,
+        Self::LeaseAsk,
+        Self::LeaseAnswer,
     ];
 
     #[must_use]
@@ -85,7 +97,14 @@ impl Kind {
     #[must_use]
     pub const fn payload_bytes_max(self) -> u64 {
         match self {
-            Self::Grant | Self::Cancel | Self::Hello | Self::Recall => 0,
+            Self::Grant
+            | Self::Cancel
+            | Self::Hello
+            | Self::Recall
+            | Self::Watch
+            | Self::Owner
+            | Self::LeaseAsk
+            | Self::LeaseAnswer => 0,
             Self::Submit | Self::Answer | Self::Forward => limits::PAYLOAD_BYTES_MAX,
             Self::Session => limits::MEDIA_BYTES_MAX,
             Self::Event => limits::EVENT_BYTES_MAX,

@@ -3,6 +3,9 @@
 //! This crate does no I/O, keeps no state and knows no clock. Every limit of the protocol is written once, in
 //! [`limits`]. The byte layout is described in `docs/wire.md` and held by golden-byte tests.
 
+#[macro_use]
+mod coded;
+
 pub mod answer;
 pub mod codec;
 pub mod event;
@@ -15,6 +18,7 @@ pub mod receipt;
 pub mod rejection;
 pub mod result;
 pub mod session;
+pub mod source;
 pub mod submit;
 pub mod tensor;
 

@@ -38,3 +38,5 @@ pub const CRITICAL_MOMENT_MS_MAX: u64 = 600_000;
 pub const HOPS_MAX: usize = 3;
 /// Longest checkpoint of a session, in bytes.
 pub const CHECKPOINT_BYTES_MAX: u64 = 64 << 10;
+/// Longest name of a source (a camera, a microphone), in bytes.
+pub const SOURCE_NAME_BYTES_MAX: usize = 128;

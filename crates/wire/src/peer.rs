@@ -97,7 +97,9 @@ pub struct CheckpointHeader {
     pub number: u64,
     /// Code of the [`CheckpointAct`].
     pub act: u8,
-    pub reserved: [u8; 7],
+    pub reserved: [u8; 3],
+    /// In an answer to [`CheckpointAct::Ask`]: how long ago the state came to whoever keeps it, in milliseconds.
+    pub age_ms: u32,
 }
 
 impl CheckpointHeader {

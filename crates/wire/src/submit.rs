@@ -7,171 +7,63 @@ use crate::limits;
 use crate::rejection::{Reason, Rejection};
 use crate::tensor::{Dtype, tensor_bytes};
 
-/// What kind of evidence a model works on; each modality has a lane of its own on a device.
-#[derive(
-    Archive,
-    Serialize,
-    Deserialize,
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-#[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum Modality {
-    Visual = 0,
-    Audio = 1,
-    Fusion = 2,
-}
-
-impl Modality {
-    pub const ALL: [Self; 3] = [Self::Visual, Self::Audio, Self::Fusion];
-
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Visual => "visual",
-            Self::Audio => "audio",
-            Self::Fusion => "fusion",
-        }
-    }
-
-    #[must_use]
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
+coded! {
+    /// What kind of evidence a model works on; each modality has a lane of its own on a device.
+    pub enum Modality {
+        Visual = 0 "visual",
+        Audio = 1 "audio",
+        Fusion = 2 "fusion",
     }
 }
 
-/// How much it matters that this job is on time. `Critical` needs the role of the same name.
-#[derive(
-    Archive,
-    Serialize,
-    Deserialize,
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    Default,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-#[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum Urgency {
-    Critical = 0,
-    High = 1,
-    #[default]
-    Standard = 2,
-    Batch = 3,
-}
-
-impl Urgency {
-    pub const ALL: [Self; 4] = [Self::Critical, Self::High, Self::Standard, Self::Batch];
-
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Critical => "critical",
-            Self::High => "high",
-            Self::Standard => "standard",
-            Self::Batch => "batch",
-        }
+coded! {
+    /// How much it matters that this job is on time. `Critical` needs the role of the same name.
+    #[derive(Default)]
+    pub enum Urgency {
+        Critical = 0 "critical",
+        High = 1 "high",
+        #[default]
+        Standard = 2 "standard",
+        Batch = 3 "batch",
     }
 }
 
-/// How the payload is to be read.
-#[derive(
-    Archive,
-    Serialize,
-    Deserialize,
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    Default,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-#[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum PayloadKind {
-    /// A dense tensor of `dtype` and `shape`.
-    #[default]
-    Tensor = 0,
-    /// An encoded image (JPEG or PNG, told apart by its first bytes). `shape` is empty.
-    EncodedImage = 1,
-    /// A raw frame: `shape` = [height, width], `pixels` tells the format.
-    RawFrame = 2,
-    /// PCM samples of `dtype` (i16 or f32), interleaved: `shape` = [samples per channel, channels].
-    Pcm = 3,
-    /// An encoded sound file (WAV). `shape` is empty.
-    EncodedAudio = 4,
-}
-
-impl PayloadKind {
-    pub const ALL: [Self; 5] = [Self::Tensor, Self::EncodedImage, Self::RawFrame, Self::Pcm, Self::EncodedAudio];
-
-    #[must_use]
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
+coded! {
+    /// How the payload is to be read.
+    #[derive(Default)]
+    pub enum PayloadKind {
+        /// A dense tensor of `dtype` and `shape`.
+        #[default]
+        Tensor = 0 "tensor",
+        /// An encoded image (JPEG or PNG, told apart by its first bytes). `shape` is empty.
+        EncodedImage = 1 "encodedimage",
+        /// A raw frame: `shape` = [height, width], `pixels` tells the format.
+        RawFrame = 2 "rawframe",
+        /// PCM samples of `dtype` (i16 or f32), interleaved: `shape` = [samples per channel, channels].
+        Pcm = 3 "pcm",
+        /// An encoded sound file (WAV). `shape` is empty.
+        EncodedAudio = 4 "encodedaudio",
     }
 }
 
-/// Pixel format of a raw frame.
-#[derive(
-    Archive,
-    Serialize,
-    Deserialize,
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    Default,
-    serde::Serialize,
-    serde::Deserialize,
-)]
-#[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
-#[serde(rename_all = "lowercase")]
-#[repr(u8)]
-pub enum PixelFormat {
-    #[default]
-    Rgb24 = 0,
-    Bgr24 = 1,
-    Gray8 = 2,
+coded! {
+    /// Pixel format of a raw frame.
+    #[derive(Default)]
+    pub enum PixelFormat {
+        #[default]
+        Rgb24 = 0 "rgb24",
+        Bgr24 = 1 "bgr24",
+        Gray8 = 2 "gray8",
+    }
 }
 
 impl PixelFormat {
-    pub const ALL: [Self; 3] = [Self::Rgb24, Self::Bgr24, Self::Gray8];
-
     #[must_use]
     pub const fn bytes_per_pixel(self) -> usize {
         match self {
             Self::Rgb24 | Self::Bgr24 => 3,
             Self::Gray8 => 1,
         }
-    }
-
-    #[must_use]
-    pub fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(code)).copied()
     }
 }
 

@@ -12,6 +12,7 @@ use sensorium_wire::codec::{self, ANSWER_BYTES, Message, SUBMIT_BYTES_V0};
 use sensorium_wire::frame::{FrameError, PRELUDE_BYTES, VERSION};
 use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallHeader};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
+use sensorium_wire::source::{LeaseAnswerHeader, LeaseAskHeader, OwnerHeader, WatchHeader};
 use sensorium_wire::{BodyKind, Role, Stage, SubmitHeader, Tier, Urgency, result::ModelResult};
 use sensorium_wire::{Dtype, Event, Kind, Modality, Outcome, PayloadKind, PixelFormat, Prelude, Reason};
 
@@ -34,6 +35,10 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         ("hello", codec::encode(&samples::hello()).to_vec()),
         ("recall", codec::encode(&samples::recall()).to_vec()),
         ("checkpoint", codec::encode(&samples::checkpoint()).to_vec()),
+        ("watch", codec::encode(&samples::watch()).to_vec()),
+        ("owner", codec::encode(&samples::owner()).to_vec()),
+        ("lease-ask", codec::encode(&samples::lease_ask()).to_vec()),
+        ("lease-answer", codec::encode(&samples::lease_answer()).to_vec()),
         ("cancel", codec::encode(&samples::cancel()).to_vec()),
         ("session", codec::encode(&samples::session()).to_vec()),
     ];
@@ -110,6 +115,10 @@ fn fixtures_are_read_as_what_they_were_written_from() {
     reads_as::<HelloHeader>("hello", &samples::hello());
     reads_as::<RecallHeader>("recall", &samples::recall());
     reads_as::<CheckpointHeader>("checkpoint", &samples::checkpoint());
+    reads_as::<WatchHeader>("watch", &samples::watch());
+    reads_as::<OwnerHeader>("owner", &samples::owner());
+    reads_as::<LeaseAskHeader>("lease-ask", &samples::lease_ask());
+    reads_as::<LeaseAnswerHeader>("lease-answer", &samples::lease_answer());
     reads_as::<CancelHeader>("cancel", &samples::cancel());
     reads_as::<SessionHeader>("session", &samples::session());
     for (name, result) in samples::results() {
@@ -250,7 +259,7 @@ fn codes_are_fixed() {
     assert!(Stage::ALL.iter().enumerate().all(|(code, stage)| *stage as usize == code));
     assert!(Kind::ALL.iter().zip(1..).all(|(kind, code)| *kind as u16 == code));
     assert_eq!((Dtype::Bool as u8, Reason::NodeLost as u8, Outcome::Cancelled as u8), (8, 20, 5));
-    assert_eq!((Kind::Recall as u16, Stage::Answer as u8, PayloadKind::EncodedAudio as u8), (13, 9, 4));
+    assert_eq!((Kind::LeaseAnswer as u16, Stage::Answer as u8, PayloadKind::EncodedAudio as u8), (17, 9, 4));
     let names = |names: &[&str]| names.join(" ");
     assert_eq!(names(&Role::ALL.map(Role::name)), "submit critical operate peer");
     assert_eq!(names(&Tier::ALL.map(Tier::name)), "edge regional central");

@@ -11,6 +11,7 @@ use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallH
 use sensorium_wire::receipt::{Hop, Receipt};
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
+use sensorium_wire::source::{LeaseAnswerHeader, LeaseAskHeader, OwnerHeader, WatchHeader};
 use sensorium_wire::tensor::tensor_bytes;
 use sensorium_wire::{
     AnswerHeader, BodyKind, Dtype, Event, JobId, Kind, Name, Outcome, PayloadKind, PixelFormat, Prelude, Principal,
@@ -247,6 +248,10 @@ proptest! {
             let _ = codec::decode_header::<HelloHeader>(kind, &bytes);
             let _ = codec::decode_header::<CheckpointHeader>(kind, &bytes);
             let _ = codec::decode_header::<RecallHeader>(kind, &bytes);
+            let _ = codec::decode_header::<WatchHeader>(kind, &bytes);
+            let _ = codec::decode_header::<OwnerHeader>(kind, &bytes);
+            let _ = codec::decode_header::<LeaseAskHeader>(kind, &bytes);
+            let _ = codec::decode_header::<LeaseAnswerHeader>(kind, &bytes);
             let _ = codec::decode_header::<SessionHeader>(kind, &bytes);
         }
         let _ = codec::decode_submit(version, &bytes);
@@ -266,6 +271,10 @@ proptest! {
         canonical::<ForwardHeader>(Kind::Forward, &bytes[..232], SUBMIT_PADDING)?;
         canonical::<HelloHeader>(Kind::Hello, &bytes[..112], 0..0)?;
         canonical::<CheckpointHeader>(Kind::Checkpoint, &bytes[..48], 0..0)?;
+        canonical::<WatchHeader>(Kind::Watch, &bytes[..144], 0..0)?;
+        canonical::<OwnerHeader>(Kind::Owner, &bytes[..120], 0..0)?;
+        canonical::<LeaseAskHeader>(Kind::LeaseAsk, &bytes[..144], 0..0)?;
+        canonical::<LeaseAnswerHeader>(Kind::LeaseAnswer, &bytes[..40], 0..0)?;
         let _ = codec::decode_answer(&bytes[..232]);
         canonical::<CancelHeader>(Kind::Cancel, &bytes[..16], 0..0)?;
         canonical::<SessionHeader>(Kind::Session, &bytes[..72], 0..0)?;

@@ -13,8 +13,9 @@ use sensorium_wire::EventBody;
 use crate::arguments::RunArguments;
 use crate::error::Outcome;
 use crate::paths::Paths;
-use listing::Listing;
+pub(super) use listing::Listing;
 use output::Output;
+pub(super) use output::json;
 
 pub(crate) fn run(paths: &Paths, arguments: &RunArguments) -> Outcome {
     if !arguments.input.exists() {
@@ -38,7 +39,7 @@ pub(crate) fn run(paths: &Paths, arguments: &RunArguments) -> Outcome {
             }
             progress.set_position(progress.position().max(event.t_ms));
             if arguments.json {
-                println!("{}", output::json(&event));
+                println!("{}", json(&event));
             } else {
                 for line in listing.event(&event) {
                     progress.suspend(|| println!("{line}"));

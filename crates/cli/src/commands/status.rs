@@ -52,6 +52,7 @@ fn print(status: &Value) {
     println!("payload memory: {} of {} MiB out", mib("slab_bytes_out"), mib("slab_bytes"));
     super::plan::lines(&status["plan"]).iter().for_each(|line| println!("{line}"));
     neighbours(&status["cluster"]);
+    sources(&status["sources"]);
     let none = Vec::new();
     for alert in status["alerts"].as_array().unwrap_or(&none) {
         println!("ALERT: {}", alert.as_str().unwrap_or("-"));
@@ -88,6 +89,7 @@ fn print(status: &Value) {
             device["restarts"],
             device["last_exit"].as_str().map_or_else(String::new, |exit| format!(", last: {exit}"))
         );
+        gpu(&device["gpu"]).iter().for_each(|line| println!("{line}"));
         for lane in engine["lanes"].as_array().unwrap_or(&none) {
             if lane["device"] != device["name"] {
                 continue;
@@ -113,6 +115,44 @@ fn print(status: &Value) {
         for broken in device["broken_models"].as_array().unwrap_or(&none) {
             println!("    {} not loaded: {}", broken[0].as_str().unwrap_or("-"), broken[1].as_str().unwrap_or("-"));
         }
+    }
+}
+
+/// What a GPU said a moment ago; nothing for processors.
+fn gpu(sample: &Value) -> Option<String> {
+    let sample = sample.as_object()?;
+    let number = |key: &str| sample.get(key).and_then(Value::as_u64);
+    let told =
+        |number: Option<u64>, unit: &str| number.map_or_else(|| "?".to_owned(), |number| format!("{number}{unit}"));
+    let slowed: Vec<_> = sample.get("slowed_by")?.as_array()?.iter().filter_map(Value::as_str).collect();
+    Some(format!(
+        "  GPU     {} busy, {} of {} MiB, {}, {}, {} uncorrectable errors{}",
+        told(number("busy_percent"), " %"),
+        told(number("memory_used_bytes").map(|bytes| bytes >> 20), ""),
+        told(number("memory_bytes").map(|bytes| bytes >> 20), ""),
+        told(number("temperature_c"), " °C"),
+        told(number("power_mw").map(|power| power / 1000), " W"),
+        told(number("uncorrectable_errors"), ""),
+        if slowed.is_empty() { String::new() } else { format!(", slowed by {}", slowed.join(", ")) }
+    ))
+}
+
+fn sources(sources: &Value) {
+    for source in sources.as_array().into_iter().flatten() {
+        let reason = text(source, "reason");
+        println!(
+            "source {} {}{}: {} frames{}, opened again {} times, {} watchers{}",
+            text(source, "name"),
+            text(source, "standing"),
+            source["owner"]
+                .as_str()
+                .map_or_else(String::new, |owner| format!(" by {owner} (epoch {})", source["epoch"])),
+            source["frames"],
+            source["last_ms"].as_u64().map_or_else(String::new, |ms| format!(", the last {ms} ms ago")),
+            source["reopened"],
+            source["watchers"],
+            if reason.is_empty() { String::new() } else { format!(": {reason}") },
+        );
     }
 }
 

@@ -62,6 +62,15 @@ fn as_json(topology: &Topology) -> anyhow::Result<Value> {
         "cluster": topology.cluster,
         "timing": topology.timing,
         "cost": topology.cost,
+        "sources": topology.sources.iter().map(|source| json!({
+            "name": source.name,
+            "uri": source.shown_uri(),
+            "nodes": source.nodes,
+            "grantor": topology.grantor_of(source).map(|grantor| &grantor.name),
+            "lease_ms": source.lease_ms,
+            "budget_ms": source.budget_ms,
+            "tenants": source.tenants,
+        })).collect::<Vec<_>>(),
         "nodes": topology.nodes.iter().map(node).collect::<Result<Vec<_>, _>>()?,
     }))
 }
@@ -89,6 +98,16 @@ fn lines(topology: &Topology) -> Vec<String> {
         for (key, value) in &topology.options_of(&node.name) {
             lines.push(format!("{:<width$}    {key} = {value}", ""));
         }
+    }
+    for source in &topology.sources {
+        lines.push(format!(
+            "source {}  {}  opened by: {}  lease of {} ms from {}",
+            source.name,
+            source.shown_uri(),
+            source.nodes.join(", "),
+            source.lease_ms,
+            topology.grantor_of(source).map_or("nobody", |grantor| &grantor.name)
+        ));
     }
     lines
 }

@@ -34,7 +34,8 @@ pub(super) fn check(topology: &Topology) -> Result<(), TopologyError> {
         parents(node, &by_name)?;
     }
     no_loop(&topology.nodes, &by_name)?;
-    topology.nodes.iter().try_for_each(|node| tiers(node, &by_name))
+    topology.nodes.iter().try_for_each(|node| tiers(node, &by_name))?;
+    Ok(super::source::check(topology)?)
 }
 
 type ByName<'a> = BTreeMap<&'a str, &'a NodeSpec>;

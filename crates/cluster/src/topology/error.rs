@@ -60,6 +60,8 @@ pub enum TopologyError {
     NoCost { tier: Tier },
     #[error("there is no node {name} in this topology{}", did_you_mean(.nearest.as_deref()))]
     UnknownNode { name: String, nearest: Option<String> },
+    #[error(transparent)]
+    Source(#[from] super::SourceError),
 }
 
 impl TopologyError {

@@ -432,6 +432,7 @@ fn random_topology(chance: &mut ChaCha8Rng) -> Topology {
         timing: Timing::default(),
         cost: COST,
         defaults: toml::Table::new(),
+        sources: Vec::new(),
         nodes,
     });
     Topology::parse(&text.unwrap()).unwrap()

@@ -18,7 +18,7 @@ use super::interpretation::{
 use super::speech::SpeechExecutor;
 use super::transcript::TranscriptExecutor;
 use super::{Executor, preparation, profile};
-use crate::backend::{Backend, BackendError, Network, TensorBuffer, memory_bytes_now};
+use crate::backend::{Backend, BackendError, LoadOptions, Network, TensorBuffer};
 
 /// Why a model cannot be run on this device.
 #[derive(Debug, Error)]
@@ -77,7 +77,7 @@ pub fn load(package: &ModelPackage, backend: &dyn Backend) -> Result<Box<dyn Exe
     }
 }
 
-/// Loads and measures a model. Memory is what this process grew by meanwhile.
+/// Loads and measures a model. Memory is what the device's use grew by meanwhile.
 ///
 /// # Errors
 /// As [`load`], and when the model fails on a made-up job.
@@ -85,19 +85,42 @@ pub fn load_measured(
     package: &ModelPackage,
     backend: &dyn Backend,
 ) -> Result<(Box<dyn Executor>, ServiceProfile), LoadError> {
-    let before = memory_bytes_now();
+    let before = backend.memory_bytes_now();
     let mut executor = load(package, backend)?;
     let mut measured = profile(executor.as_mut(), package)
         .map_err(|problem| LoadError::Trial { model: package.manifest.name.clone(), problem })?;
-    let grown = before.zip(memory_bytes_now()).map(|(before, after)| after.saturating_sub(before));
+    let grown = before.zip(backend.memory_bytes_now()).map(|(before, after)| after.saturating_sub(before));
     measured.arena_bytes = grown.unwrap_or(0);
     Ok((executor, measured))
 }
 
 fn network(package: &ModelPackage, backend: &dyn Backend, role: FileRole) -> Result<Box<dyn Network>, LoadError> {
-    let network = backend.load(package.file(role)?, usize::from(package.manifest.placement.threads))?;
+    let placement = &package.manifest.placement;
+    let outputs: Vec<&str> = used_outputs(&package.manifest, role).collect();
+    let options = LoadOptions {
+        threads: usize::from(placement.threads),
+        rows_max: usize::from(placement.batch_max),
+        compute: placement.compute,
+        graphs: placement.graphs,
+        outputs: &outputs,
+    };
+    let network = backend.load(package.file(role)?, &options)?;
     package.check(role, network.signature())?;
     Ok(network)
+}
+
+/// The outputs that the interpret step reads, in the manifest's order: what nothing reads is not computed.
+fn used_outputs(manifest: &Manifest, role: FileRole) -> impl Iterator<Item = &str> {
+    let used = match &manifest.interpret {
+        Interpret::DetectionsDfl { .. } | Interpret::Speech {} | Interpret::Transcript { .. } => manifest.outputs.len(),
+        Interpret::Fusion { .. } => 2,
+        Interpret::DetectionRows { .. }
+        | Interpret::Classes { .. }
+        | Interpret::Pose {}
+        | Interpret::Tensor {}
+        | Interpret::Identity { .. } => 1,
+    };
+    manifest.outputs.iter().filter(move |output| output.of == role).take(used).map(|output| output.name.as_str())
 }
 
 fn interpretation(package: &ModelPackage) -> Result<Box<dyn Interpretation>, LoadError> {
@@ -148,17 +171,11 @@ fn batch(
     };
     let data = TensorBuffer::new(input.dtype)
         .ok_or_else(|| format!("input {} is {}, which networks are not fed", input.name, input.dtype.name()))?;
-    // Outputs that nothing reads are not computed.
-    let used = match &manifest.interpret {
-        Interpret::DetectionsDfl { .. } => manifest.outputs.len(),
-        Interpret::Fusion { .. } => 2,
-        _ => 1,
-    };
     Ok(BatchExecutor {
         network,
         manifest_file: package.manifest_file(),
         input: input.name.clone(),
-        outputs: manifest.outputs.iter().take(used).map(|output| output.name.clone()).collect(),
+        outputs: used_outputs(manifest, FileRole::Network).map(str::to_owned).collect(),
         rows_max,
         preparation: preparation::of(&manifest.prepare, &input.name, input.dtype, &input.shape)?,
         interpretation,

@@ -68,6 +68,11 @@ impl SharedMemory {
         }
     }
 
+    /// Where all of it lies in this process, for registration with a device. Nobody reads or writes through this pointer.
+    pub fn span_of_all(&self) -> (NonNull<u8>, usize) {
+        (self.base, self.bytes)
+    }
+
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -63,8 +63,15 @@ impl Lane {
     /// Runs batches until the node closes the socket.
     ///
     /// # Errors
-    /// When the node sends what no sound node sends, or the socket fails.
-    pub(super) fn run(&mut self, socket: &OwnedFd, memory: &SharedMemory, injection: &Injection) -> Result<(), String> {
+    /// When the node sends what no sound node sends, the socket fails, or the device ended for this process: the batch
+    /// is then not answered, and the node runs it again elsewhere.
+    pub(super) fn run(
+        &mut self,
+        socket: &OwnedFd,
+        memory: &SharedMemory,
+        injection: &Injection,
+        backend: &dyn Backend,
+    ) -> Result<(), String> {
         let mut packet = vec![0; PACKET_BYTES_MAX];
         let mut answer = Vec::with_capacity(PACKET_BYTES_MAX);
         loop {
@@ -88,6 +95,7 @@ impl Lane {
                 .and_then(|model| model.executor.as_deref_mut())
                 .ok_or_else(|| format!("batch {} is for model {}, which is not loaded", head.batch, head.model))?;
             let entries = run_batch(model, &jobs, memory, injection)?;
+            backend.check()?;
             let head =
                 AnswerHead { batch: head.batch, received_ns, finished_ns: now_ns(), jobs: head.jobs, reserved: 0 };
             put_packet(&mut answer, &head, entries);
@@ -106,12 +114,13 @@ fn load_model(
     backend: &dyn Backend,
 ) -> Result<(Box<dyn Executor>, ServiceProfile), String> {
     let package = repository.models.get(name).ok_or_else(|| format!("{name}: not in the repository"))?;
+    let alone = (known.is_none() || backend.loads_alone()).then(|| MEASURING.lock());
     let Some(profile) = known else {
-        let _alone = MEASURING.lock();
         return executor::load_measured(package, backend).map_err(|error| error.to_string());
     };
     let mut executor = executor::load(package, backend).map_err(|error| error.to_string())?;
     executor::warm_up(&mut *executor, package, WARM_UP_RUNS)?;
+    drop(alone);
     Ok((executor, profile.clone()))
 }
 
@@ -207,6 +216,7 @@ fn starts_with(memory: &SharedMemory, job: &JobEntry, prefix: Option<&str>) -> b
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::mpsc;
     use std::thread;
 
@@ -214,6 +224,7 @@ mod tests {
     use sensorium_wire::submit::Modality;
 
     use super::*;
+    use crate::backend::{BackendError, LoadOptions, Network};
     use crate::executor::JobAnswer;
 
     /// Leaves every job once and answers its continuation with the payload; says what slices it was given.
@@ -237,6 +248,19 @@ mod tests {
         }
     }
 
+    /// A backend that is only asked whether it is sound.
+    struct Sound;
+
+    impl Backend for Sound {
+        fn name(&self) -> &'static str {
+            "sound"
+        }
+
+        fn load(&self, file: &Path, _: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
+            Err(BackendError::Load { file: file.to_owned(), message: "nothing is loaded".to_owned() })
+        }
+    }
+
     #[test]
     fn slices_reach_the_executor_and_unfinished_jobs_are_said_to_be() {
         let memory = SharedMemory::create(8192).unwrap();
@@ -255,7 +279,7 @@ mod tests {
             let lane = scope.spawn(|| {
                 // The socket ends with this thread, or a lane that failed would leave the other side waiting.
                 let worker = worker;
-                lane.run(&worker, &memory, &Injection::default())
+                lane.run(&worker, &memory, &Injection::default(), &Sound)
             });
             let mut answers = Vec::new();
             let mut packet = Vec::new();

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use sensorium_device::backend::{Backend, BackendError, CpuBackend, NamedTensor, Network, Tensor};
+use sensorium_device::backend::{Backend, BackendError, CpuBackend, LoadOptions, NamedTensor, Network, Tensor};
 use sensorium_device::executor::{Executor, SUSPENDED_JOBS_MAX, Slice};
 use sensorium_models::Signature;
 use sensorium_wire::BodyKind;
@@ -41,8 +41,8 @@ impl Backend for Paced {
         self.inner.name()
     }
 
-    fn load(&self, file: &Path, threads: usize) -> Result<Box<dyn Network>, BackendError> {
-        let inner = self.inner.load(file, threads)?;
+    fn load(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
+        let inner = self.inner.load(file, options)?;
         Ok(Box::new(PacedNetwork { inner, runs: Arc::clone(&self.runs), pause: self.pause }))
     }
 }

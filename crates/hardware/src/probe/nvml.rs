@@ -3,7 +3,7 @@
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::{Device, Nvml};
 
-use crate::Gpu;
+use crate::{Gpu, PcieLink};
 
 /// GPUs that are looked at; no machine has more.
 const GPUS_MAX: u32 = 64;
@@ -38,6 +38,14 @@ pub(super) fn gpus() -> (Vec<Gpu>, Option<String>) {
         (true, false) => None,
     };
     (gpus, note)
+}
+
+/// The link of the GPU `uuid`, as it is now: an idle GPU may have slowed it down. `None` where it is not told.
+#[must_use]
+pub fn pcie_link(uuid: &str) -> Option<PcieLink> {
+    let nvml = Nvml::init().ok()?;
+    let device = nvml.device_by_uuid(uuid).ok()?;
+    Some(PcieLink { generation: device.current_pcie_link_gen().ok()?, width: device.current_pcie_link_width().ok()? })
 }
 
 /// The GPU itself, or the instances that it is divided into (the whole then runs nothing).

@@ -13,6 +13,7 @@ use ractor_cluster::RactorMessage;
 use sensorium_device::clock::now_ns;
 use sensorium_device::protocol::{WorkerReport, WorkerSetup};
 use sensorium_device::supervise::{WorkerEvent, WorkerSpec, WorkerSupervisor};
+use sensorium_hardware::Health;
 use sensorium_scheduler::DeviceId;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -58,6 +59,8 @@ pub enum DeviceMessage {
     },
     /// By itself, after a pause: start the next worker.
     Start,
+    /// By the thread that watches GPUs, after each look.
+    Health(Health),
 }
 
 pub struct DeviceRun {
@@ -66,12 +69,27 @@ pub struct DeviceRun {
     supervisor: Option<WorkerSupervisor>,
     incarnation: u64,
     readers: Vec<JoinHandle<()>>,
+    /// A worker was ordered that has not been reaped.
+    is_running: bool,
     history: History,
+    /// Since its GPU went bad; `None` = in service.
+    quarantine: Option<Quarantine>,
+    gpu_history: History,
+}
+
+/// A device out of service.
+struct Quarantine {
+    reason: String,
+    /// Its worker is gone.
+    is_empty: bool,
+    /// The next worker was ordered.
+    is_leaving: bool,
 }
 
 impl DeviceRun {
     fn start(&mut self) -> Result<(), ActorProcessingErr> {
         self.incarnation += 1;
+        self.is_running = true;
         let spec = WorkerSpec {
             program: self.args.program.clone(),
             arguments: self.args.arguments.clone(),
@@ -129,12 +147,53 @@ impl DeviceRun {
         }
     }
 
+    /// Takes the device out of service when its GPU goes bad, and back when the GPU is well and the worker gone. A worker
+    /// that loads its models and runs a made-up job of each is the test that it passes before jobs come again.
+    fn healed_or_not(&mut self, me: &ActorRef<DeviceMessage>, health: Health) {
+        match (health, &mut self.quarantine) {
+            (Health::Healthy, None) => {}
+            (Health::Bad(reason), None) => {
+                tracing::error!(device = self.args.setup.device, reason, "taken out of service");
+                self.args.board.quarantine(self.args.device.0, &reason);
+                self.args.board.blame(self.args.device.0, &format!("taken out of service: {reason}"));
+                // Between two workers there is nothing to wait for.
+                self.quarantine = Some(Quarantine { reason, is_empty: !self.is_running, is_leaving: false });
+                if let Some(supervisor) = &self.supervisor {
+                    supervisor.kill();
+                }
+            }
+            // It went bad again before the next worker was started.
+            (Health::Bad(reason), Some(quarantine)) => {
+                quarantine.reason = reason;
+                quarantine.is_leaving = false;
+            }
+            (Health::Healthy, Some(quarantine)) if quarantine.is_empty && !quarantine.is_leaving => {
+                let Verdict::RestartAfter { wait_ms } = self.gpu_history.failed(now_ns() / 1_000_000) else {
+                    let reason = format!("went bad too often; the last time: {}", quarantine.reason);
+                    tracing::error!(device = self.args.setup.device, reason, "given up");
+                    // Nothing leaves this: no further worker is ordered.
+                    quarantine.is_empty = false;
+                    return self.args.board.give_up(self.args.device.0, &reason);
+                };
+                quarantine.is_leaving = true;
+                tracing::warn!(device = self.args.setup.device, wait_ms, "well again; starting a worker");
+                me.send_after(Duration::from_millis(wait_ms), || DeviceMessage::Start);
+            }
+            (Health::Healthy, Some(_)) => {}
+        }
+    }
+
     async fn exited(&mut self, me: &ActorRef<DeviceMessage>, reason: &str) {
         // What the worker answered before it died still counts.
         for reader in self.readers.drain(..) {
             let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), reader).await;
         }
+        self.is_running = false;
         self.args.engine.lose_device(self.args.device);
+        if let Some(quarantine) = &mut self.quarantine {
+            quarantine.is_empty = true;
+            return self.args.board.exited(self.args.device.0, DeviceState::Quarantined, reason);
+        }
         let Verdict::RestartAfter { wait_ms } = self.history.failed(now_ns() / 1_000_000) else {
             return self.args.board.exited(self.args.device.0, DeviceState::Failed, reason);
         };
@@ -166,7 +225,16 @@ impl Actor for DeviceActor {
         });
         Actor::spawn_linked(None, Envoy, (Subject::Device, answering), me.get_cell()).await?;
         let history = History::new(Part::Worker);
-        let mut run = DeviceRun { args, supervisor: Some(supervisor), incarnation: 0, readers: Vec::new(), history };
+        let mut run = DeviceRun {
+            args,
+            supervisor: Some(supervisor),
+            incarnation: 0,
+            readers: Vec::new(),
+            is_running: false,
+            history,
+            quarantine: None,
+            gpu_history: History::new(Part::Gpu),
+        };
         run.start()?;
         Ok(run)
     }
@@ -179,7 +247,16 @@ impl Actor for DeviceActor {
     ) -> Result<(), ActorProcessingErr> {
         let device = run.args.device.0;
         match message {
-            DeviceMessage::Start => run.start()?,
+            DeviceMessage::Start if run.is_running => {}
+            // Ordered before its GPU went bad: the next comes when it is well.
+            DeviceMessage::Start if run.quarantine.as_ref().is_some_and(|quarantine| !quarantine.is_leaving) => {}
+            DeviceMessage::Start => {
+                if run.quarantine.take().is_some() {
+                    run.args.board.released(device);
+                }
+                run.start()?;
+            }
+            DeviceMessage::Health(health) => run.healed_or_not(&me, health),
             DeviceMessage::ReplaceWorker { incarnation: Some(other), .. } if other != run.incarnation => {}
             DeviceMessage::ReplaceWorker { reason, .. } => {
                 tracing::warn!(device = run.args.setup.device, reason, "replacing the worker");
@@ -191,10 +268,14 @@ impl Actor for DeviceActor {
             DeviceMessage::Worker(WorkerEvent::Spawned { incarnation, pid }) => {
                 if incarnation == run.incarnation {
                     run.args.board.spawned(device, pid);
+                    // It was ordered a moment before its GPU went bad, when there was no process to kill yet.
+                    if let (Some(_), Some(supervisor)) = (&run.quarantine, &run.supervisor) {
+                        supervisor.kill();
+                    }
                 }
             }
             DeviceMessage::Worker(WorkerEvent::Ready { incarnation, report, lanes }) => {
-                if incarnation == run.incarnation {
+                if incarnation == run.incarnation && run.quarantine.is_none() {
                     run.ready(&me, report, lanes);
                 }
             }

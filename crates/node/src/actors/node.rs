@@ -17,6 +17,7 @@ use super::endpoint::{EndpointActor, EndpointArgs};
 use super::monitor::{MonitorActor, MonitorArgs};
 use super::scheduler::{SchedulerActor, SchedulerArgs};
 use super::sessions::{SessionSupervisor, SessionSupervisorArgs};
+use super::sources::{SourceSupervisor, SourceSupervisorArgs};
 use crate::cluster::{ClusterActor, ClusterArgs};
 use crate::engine::Engine;
 use crate::restart::{History, Part, Verdict};
@@ -30,6 +31,7 @@ pub struct NodeArgs {
     pub engine: Arc<Engine>,
     pub devices: DeviceSupervisorArgs,
     pub sessions: SessionSupervisorArgs,
+    pub sources: SourceSupervisorArgs,
     pub scheduler: SchedulerArgs,
     pub monitor: MonitorArgs,
     pub gateway: EndpointArgs,
@@ -70,7 +72,10 @@ impl NodeState {
                 None => return Ok(()),
             },
             Part::Monitor => Actor::spawn_linked(None, MonitorActor, args.monitor, me).await?.0.get_id(),
-            Part::Worker | Part::DeviceActor | Part::SourceProcess => return Ok(()),
+            Part::SourceSupervisor => Actor::spawn_linked(None, SourceSupervisor, args.sources, me).await?.0.get_id(),
+            Part::Worker | Part::Gpu | Part::DeviceActor | Part::SourceProcess | Part::SourceActor | Part::Camera => {
+                return Ok(());
+            }
         };
         self.parts.insert(id, part);
         Ok(())
@@ -95,6 +100,7 @@ impl NodeState {
 fn name(part: Part) -> &'static str {
     match part {
         Part::Worker => "worker",
+        Part::Gpu => "gpu",
         Part::DeviceActor => "device actor",
         Part::DeviceSupervisor => "device supervisor",
         Part::Scheduler => "scheduler actor",
@@ -104,6 +110,9 @@ fn name(part: Part) -> &'static str {
         Part::SessionSupervisor => "session supervisor",
         Part::Monitor => "monitor actor",
         Part::SourceProcess => "source process",
+        Part::SourceSupervisor => "source supervisor",
+        Part::SourceActor => "source actor",
+        Part::Camera => "camera",
     }
 }
 
@@ -122,6 +131,7 @@ impl Actor for NodeSupervisor {
             Part::Gateway,
             Part::Cluster,
             Part::ClusterListener,
+            Part::SourceSupervisor,
         ] {
             state.start(part, me.get_cell()).await?;
         }

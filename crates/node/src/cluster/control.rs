@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use ractor::{ActorRef, call_t};
 use ractor_cluster::{BoxRead, BoxWrite, ClusterBidiStream, NodeServerMessage};
-use sensorium_cluster::{LoadReport, NodeId, NodeSpec};
+use sensorium_cluster::{DIAL_MS_MAX, LoadReport, NodeId, NodeSpec};
 use sensorium_transport::{Dialer, FrameReader, Step, peer_principal};
 use sensorium_wire::codec::{FrameWriter, decode_header, put_frame};
 use sensorium_wire::peer::HelloHeader;
@@ -76,11 +76,11 @@ impl ControlPlane {
     /// Dials a parent; the outcome goes to the cluster actor.
     pub(super) async fn dial(self, dialer: Dialer, to: NodeSpec) {
         let peer = to.id();
-        let wait = Duration::from_millis(GREETING_MS_MAX);
+        let wait = Duration::from_millis(DIAL_MS_MAX);
         let reason = match tokio::time::timeout(wait, self.greet_parent(&dialer, &to)).await {
             Ok(Ok(control)) => return self.connected(control),
             Ok(Err(reason)) => reason,
-            Err(_) => format!("no answer from {} within {GREETING_MS_MAX} ms", to.peer),
+            Err(_) => format!("no answer from {} within {DIAL_MS_MAX} ms", to.peer),
         };
         let _ = self.actor.cast(ClusterMessage::DialFailed { peer, reason });
     }

@@ -455,7 +455,13 @@ impl Answers for Cluster {
             }
         }
         header.passed(self.hop(&trip));
-        self.engine.answer_from_elsewhere(trip.caller.id, trip.reply, Delivered::new(header, payload.clone()));
-        self.engine.conclude_from_elsewhere(trip.caller.id, &trip.header, trip.payload_bytes, (&header, &payload));
+        let caller = trip.caller.id;
+        self.engine.answer_from_elsewhere(caller, trip.reply, Delivered::new(header, payload.clone()));
+        self.engine.conclude_from_elsewhere(caller, &trip.header, trip.payload_bytes, (&header, &payload));
+        // Nodes between keep nothing: whose the job is they know only as a neighbour's.
+        if trip.whole && trip.origin.visited.is_empty() {
+            let (asked_ns, answer) = (trip.header_ns, (&header, &payload));
+            self.engine.keep_from_elsewhere(caller, asked_ns, &trip.header, trip.payload, answer);
+        }
     }
 }

@@ -12,7 +12,8 @@ use sensorium_cluster::NodeId;
 use sensorium_transport::{FrameReader, Outbox, OutboxError, Payload, Step, read_answers};
 use sensorium_wire::codec::{FrameWriter, decode_header};
 use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, RecallHeader};
-use sensorium_wire::{AnswerHeader, JobId, Kind, Urgency};
+use sensorium_wire::source::{LeaseAnswerHeader, LeaseAskHeader};
+use sensorium_wire::{AnswerHeader, JobId, Kind, Urgency, limits};
 use tokio::runtime::Handle;
 
 use super::trips::Correlation;
@@ -27,6 +28,8 @@ const RATE_BELIEVED_MS: u64 = 10_000;
 const MEASURED_BYTES_MIN: u64 = 256 << 10;
 /// Priority of the checkpoints' stream.
 const CHECKPOINT_PRIORITY: i32 = -1;
+/// Priority of questions for leases.
+const LEASE_PRIORITY: i32 = 4;
 /// How long a payload may wait for the neighbour to take it, in milliseconds.
 pub(super) const UPLOAD_MS_MAX: u64 = 10_000;
 
@@ -149,6 +152,28 @@ impl Link {
         })
         .await;
         answer
+    }
+
+    /// Asks the neighbour for a lease.
+    pub(super) async fn ask_lease(&self, header: &LeaseAskHeader) -> Option<LeaseAnswerHeader> {
+        let (mut send, mut recv) = self.connection.open_bi().await.ok()?;
+        // In front of every job: an answer that comes late costs the source.
+        let _ = send.set_priority(LEASE_PRIORITY);
+        let mut frame = Vec::new();
+        FrameWriter::default().put(&mut frame, Kind::LeaseAsk, 0, header, 0);
+        send.write_all(&frame).await.ok()?;
+        let _ = send.finish();
+        let bytes = recv.read_to_end(limits::HEADER_BYTES_MAX).await.ok()?;
+        let (mut reader, mut input) = (FrameReader::default(), &bytes[..]);
+        match reader.step(&mut input) {
+            Ok(Step::Head(prelude)) if prelude.kind == Kind::LeaseAnswer => {
+                decode_header(Kind::LeaseAnswer, reader.header()).ok()
+            }
+            other => {
+                tracing::warn!(?other, "an answer about a lease was expected");
+                None
+            }
+        }
     }
 
     /// Writes checkpoints on a stream of their own and hears what is refused.

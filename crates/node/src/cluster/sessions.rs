@@ -65,7 +65,16 @@ pub(crate) struct SessionKey {
     pub(crate) session: u64,
 }
 
+/// The session number of every source; their principals differ, and no client's principal is one of them.
+const SOURCE_SESSION: u64 = 0;
+
 impl SessionKey {
+    /// Of a source. A certificate's tenant and name hold no space, so no client's session has this key.
+    pub(crate) fn of_source(cluster: &str, source: &str) -> Self {
+        let digest = Sha256::digest(format!("source of {cluster}/{source}"));
+        Self { principal: digest.first_chunk().copied().unwrap_or_default(), session: SOURCE_SESSION }
+    }
+
     fn of(header: &CheckpointHeader) -> Self {
         Self { principal: header.principal, session: header.session }
     }
@@ -81,6 +90,16 @@ impl SessionKey {
             CheckpointHeader { principal: self.principal, session: self.session, epoch, number, ..Default::default() };
         header.with(act)
     }
+}
+
+/// A state that was kept of a session.
+pub(crate) struct KeptState {
+    /// In which it was made, and its number there.
+    pub(crate) epoch: u64,
+    number: u64,
+    /// How long ago whoever kept it got it, on their clock.
+    pub(crate) age_ms: u64,
+    pub(crate) state: Vec<u8>,
 }
 
 /// A session that this node owns. Ownership ends when this is dropped.
@@ -144,23 +163,39 @@ impl Drop for Owned {
 
 impl Cluster {
     /// Makes this node the owner of a session, in a new epoch. With `resume` the newest state that is kept of it, here or
-    /// by a neighbour, comes along, with the epoch that it was made in.
-    pub(crate) async fn take_up(self: &Arc<Self>, key: SessionKey, resume: bool) -> (Owned, Option<(u64, Vec<u8>)>) {
+    /// by a neighbour, comes along.
+    pub(crate) async fn take_up(self: &Arc<Self>, key: SessionKey, resume: bool) -> (Owned, Option<KeptState>) {
+        let found = if resume { self.find_state(key, true).await } else { None };
+        let epoch = self.sessions.store.lock().newest(key.stream()).saturating_add(1);
+        (self.owned(key, epoch, resume), found)
+    }
+
+    /// The same for a source, in the epoch of its lease.
+    pub(crate) async fn take_up_in(self: &Arc<Self>, key: SessionKey, epoch: u64) -> (Owned, Option<KeptState>) {
+        let found = self.find_state(key, false).await;
+        (self.owned(key, epoch, true), found)
+    }
+
+    /// The newest state that is kept, here or, unless the one here is `fresh` enough, by a neighbour.
+    async fn find_state(&self, key: SessionKey, fresh_is_enough: bool) -> Option<KeptState> {
         let stream = key.stream();
-        let mut found = None;
-        let mut fresh = false;
-        if resume && let Some(kept) = self.sessions.store.lock().find(now_ms(), stream) {
-            fresh = kept.age_ms(now_ms()) <= CHECKPOINT_FRESH_MS;
-            found = Some((kept.epoch, kept.number, kept.state.clone()));
+        let kept = self.sessions.store.lock().find(now_ms(), stream).map(|kept| KeptState {
+            epoch: kept.epoch,
+            number: kept.number,
+            age_ms: kept.age_ms(now_ms()),
+            state: kept.state.clone(),
+        });
+        if fresh_is_enough && kept.as_ref().is_some_and(|kept| kept.age_ms <= CHECKPOINT_FRESH_MS) {
+            return kept;
         }
-        let mut newest = self.sessions.store.lock().newest(stream);
-        if resume && !fresh {
-            let (epoch, theirs) = self.ask(key).await;
-            newest = newest.max(epoch);
-            let order = |state: &(u64, u64, Vec<u8>)| (state.0, state.1);
-            found = found.into_iter().chain(theirs).max_by_key(order);
-        }
-        let epoch = newest.saturating_add(1);
+        let (epoch, theirs) = self.ask(key).await;
+        // Whoever knows a newer epoch is believed.
+        let _ = self.sessions.store.lock().claim(stream, epoch);
+        kept.into_iter().chain(theirs).max_by_key(|kept| (kept.epoch, kept.number))
+    }
+
+    fn owned(self: &Arc<Self>, key: SessionKey, epoch: u64, tell: bool) -> Owned {
+        let stream = key.stream();
         let (sender, superseded) = watch::channel(epoch);
         match self.sessions.running.entry(stream) {
             Entry::Occupied(mut running) => {
@@ -171,15 +206,14 @@ impl Cluster {
             Entry::Vacant(free) => drop(free.insert((epoch, sender))),
         }
         let _ = self.sessions.store.lock().claim(stream, epoch);
-        if resume {
+        if tell {
             self.sessions.resumed.fetch_add(1, Ordering::Relaxed);
             let header = key.header(epoch, 0, CheckpointAct::Claim);
             for link in &self.links {
                 let _ = link.checkpoint(&header, Bytes::new());
             }
         }
-        let owned = Owned { cluster: Arc::clone(self), key, epoch, number: 0, superseded, told: Vec::new() };
-        (owned, found.map(|(epoch, _, state)| (epoch, state)))
+        Owned { cluster: Arc::clone(self), key, epoch, number: 0, superseded, told: Vec::new() }
     }
 
     /// A neighbour's checkpoint; gives the refusal to send, if it is refused.
@@ -219,7 +253,11 @@ impl Cluster {
         let store = self.sessions.store.lock();
         let newest = store.newest(key.stream());
         match store.find(now_ms(), key.stream()) {
-            Some(kept) => (key.header(kept.epoch, kept.number, CheckpointAct::State), kept.state.clone()),
+            Some(kept) => {
+                let age_ms = u32::try_from(kept.age_ms(now_ms())).unwrap_or(u32::MAX);
+                let header = key.header(kept.epoch, kept.number, CheckpointAct::State);
+                (CheckpointHeader { age_ms, ..header }, kept.state.clone())
+            }
             None => (key.header(newest, 0, CheckpointAct::State), Vec::new()),
         }
     }
@@ -246,22 +284,22 @@ impl Cluster {
     }
 
     /// Asks the neighbours for a session's state: the newest epoch that one knows, and the newest state.
-    async fn ask(&self, key: SessionKey) -> (u64, Option<(u64, u64, Vec<u8>)>) {
+    async fn ask(&self, key: SessionKey) -> (u64, Option<KeptState>) {
         let header = key.header(0, 0, CheckpointAct::Ask);
         let links = self.links.iter().filter(|link| self.stands(link.peer, Standing::Alive));
         let links: Vec<_> = links.map(|link| Arc::clone(&link)).collect();
         let mut asking: FuturesUnordered<_> =
             links.iter().map(|link| async { (link.peer, link.ask_checkpoint(&header).await) }).collect();
-        let (mut newest, mut found) = (0, None);
+        let (mut newest, mut found): (_, Option<KeptState>) = (0, None);
         let all = async {
             while let Some((peer, answer)) = asking.next().await {
                 let Some((header, state)) = answer else { continue };
                 newest = header.epoch.max(newest);
-                let better =
-                    found.as_ref().is_none_or(|(epoch, number, _)| (header.epoch, header.number) > (*epoch, *number));
+                let CheckpointHeader { epoch, number, .. } = header;
+                let better = found.as_ref().is_none_or(|best| (epoch, number) > (best.epoch, best.number));
                 if !state.is_empty() && better {
                     tracing::debug!(session = key.session, node = self.name_of(peer), "has a state");
-                    found = Some((header.epoch, header.number, state));
+                    found = Some(KeptState { epoch, number, age_ms: u64::from(header.age_ms), state });
                 }
             }
         };

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 use sensorium_scheduler::ModelKey;
+use sensorium_wire::ids::ShortName;
 use sensorium_wire::{AnswerHeader, SubmitHeader, limits};
 use serde::Serialize;
 
@@ -24,12 +25,20 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct TenantKey(pub(super) u32);
 
+/// Whose answer it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Answering {
+    /// A version of a model of this node.
+    Own(ModelKey, u32),
+    /// What another node gave for a model and a version (0 = the current one), by the names in the header.
+    Elsewhere(ShortName, u32),
+}
+
 /// Everything that decides an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct CacheKey {
     tenant: TenantKey,
-    model: ModelKey,
-    version: u32,
+    answering: Answering,
     payload_bytes: u64,
     pub(super) digest: [u8; 32],
     shape: [u32; limits::RANK_MAX],
@@ -43,11 +52,19 @@ impl CacheKey {
     /// The key of a job; `None` when it does not ask for a cache, or when its answer depends on more than its payload: on
     /// a state that travels with it, or on its place in a stream.
     pub(super) fn new(tenant: TenantKey, model: &ModelInfo, header: &SubmitHeader, payload_bytes: u64) -> Option<Self> {
+        Self::of(tenant, Answering::Own(model.key, model.version), header, payload_bytes)
+    }
+
+    /// The same for an answer of another node.
+    pub(super) fn elsewhere(tenant: TenantKey, header: &SubmitHeader, payload_bytes: u64) -> Option<Self> {
+        Self::of(tenant, Answering::Elsewhere(header.model, header.model_version), header, payload_bytes)
+    }
+
+    fn of(tenant: TenantKey, answering: Answering, header: &SubmitHeader, payload_bytes: u64) -> Option<Self> {
         let asks = header.freshness_us > 0 && header.digest != [0; 32];
         (asks && header.state_bytes == 0 && header.stream == 0).then_some(Self {
             tenant,
-            model: model.key,
-            version: model.version,
+            answering,
             payload_bytes,
             digest: header.digest,
             shape: header.shape,
@@ -111,13 +128,19 @@ impl AnswerCache {
         Some(Self { entries, hits: AtomicU64::new(0), misses: AtomicU64::new(0) })
     }
 
-    /// The answer for a key, when it is not older than `freshness_us`, and its age in nanoseconds.
-    pub(super) fn find(&self, key: &CacheKey, now_ns: u64, freshness_us: u64) -> Option<(CachedAnswer, u64)> {
-        let found = self.entries.get(key).map(|answer| {
+    /// The answer for the first of some keys that has one which is not older than `freshness_us`, and its age in
+    /// nanoseconds.
+    pub(super) fn find<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a CacheKey>,
+        now_ns: u64,
+        freshness_us: u64,
+    ) -> Option<(CachedAnswer, u64)> {
+        let fresh = keys.into_iter().find_map(|key| {
+            let answer = self.entries.get(key)?;
             let age_ns = now_ns.saturating_sub(answer.made_ns);
-            (answer, age_ns)
+            (age_ns <= freshness_us.saturating_mul(1000)).then_some((answer, age_ns))
         });
-        let fresh = found.filter(|(_, age_ns)| *age_ns <= freshness_us.saturating_mul(1000));
         let counter = if fresh.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         fresh
@@ -143,7 +166,7 @@ impl AnswerCache {
 
 #[cfg(test)]
 mod tests {
-    use sensorium_wire::{Dtype, Modality, PayloadKind, PixelFormat};
+    use sensorium_wire::{Dtype, Modality, Name, PayloadKind, PixelFormat};
 
     use super::*;
 
@@ -194,6 +217,10 @@ mod tests {
         assert_ne!(CacheKey::new(TenantKey(1), &model(2, 1), &header(), 16).unwrap(), same);
         assert_ne!(CacheKey::new(TenantKey(1), &model(1, 2), &header(), 16).unwrap(), same);
         assert_ne!(CacheKey::new(TenantKey(1), &model(1, 1), &header(), 17).unwrap(), same);
+        let elsewhere = |header: &SubmitHeader| CacheKey::elsewhere(TenantKey(1), header, 16).unwrap();
+        assert_ne!(elsewhere(&header()), same);
+        assert_ne!(elsewhere(&SubmitHeader { model: Name::cut("other"), ..header() }), elsewhere(&header()));
+        assert_ne!(elsewhere(&SubmitHeader { model_version: 2, ..header() }), elsewhere(&header()));
         // What the client notes about a job decides nothing.
         let noted = SubmitHeader { session: 4, sequence: 9, budget_us: 3, attempt: 2, freshness_us: 5, ..header() };
         assert_eq!(key(&noted), same);
@@ -213,13 +240,13 @@ mod tests {
     fn an_answer_is_found_while_it_is_fresh() {
         let cache = AnswerCache::new(1 << 20).unwrap();
         let key = key(&header());
-        assert!(cache.find(&key, 5_000, 1_000).is_none());
+        assert!(cache.find([&key], 5_000, 1_000).is_none());
         cache.store(key.clone(), answer(10, 5_000));
-        assert_eq!(cache.find(&key, 1_005_000, 1_000).unwrap().1, 1_000_000);
-        assert!(cache.find(&key, 1_005_001, 1_000).is_none(), "a nanosecond too old");
-        assert!(cache.find(&key, u64::MAX, u64::MAX).is_some());
+        assert_eq!(cache.find([&key], 1_005_000, 1_000).unwrap().1, 1_000_000);
+        assert!(cache.find([&key], 1_005_001, 1_000).is_none(), "a nanosecond too old");
+        assert!(cache.find([&key], u64::MAX, u64::MAX).is_some());
         cache.store(key.clone(), answer(10, 9_000_000));
-        assert!(cache.find(&key, 9_000_001, 1).is_some(), "the newer one took the older one's place");
+        assert!(cache.find([&key], 9_000_001, 1).is_some(), "the newer one took the older one's place");
         let status = cache.status();
         assert_eq!((status.hits, status.misses, status.entries), (3, 2, 1));
         assert_eq!((status.bytes, status.bytes_max), (ENTRY_BYTES + 10, 1 << 20));
@@ -240,7 +267,7 @@ mod tests {
         let before = cache.status();
         let other = key(&SubmitHeader { digest: [9; 32], ..header() });
         cache.store(other.clone(), answer(65 << 10, 0));
-        assert!(cache.find(&other, 0, 1).is_none(), "larger than all of it");
+        assert!(cache.find([&other], 0, 1).is_none(), "larger than all of it");
         assert!(cache.status().bytes <= before.bytes_max);
     }
 }

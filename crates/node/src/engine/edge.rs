@@ -44,7 +44,7 @@ pub(super) struct Edge {
     alerts: Mutex<Alerts>,
     streams: Mutex<StreamStates>,
     cache: Option<AnswerCache>,
-    hashing: Semaphore,
+    hashing: Arc<Semaphore>,
     tenants: DashMap<CallerId, Tenant>,
     tenant_keys: Mutex<HashMap<String, TenantKey>>,
     /// When the critical moment ends that was called last.
@@ -98,7 +98,7 @@ impl Edge {
             alerts: Mutex::default(),
             streams: Mutex::default(),
             cache: AnswerCache::new(cache_bytes_max),
-            hashing: Semaphore::new(HASHED_AT_ONCE_MAX),
+            hashing: Arc::new(Semaphore::new(HASHED_AT_ONCE_MAX)),
             tenants: DashMap::new(),
             tenant_keys: Mutex::default(),
             critical_until_ns: AtomicU64::new(0),
@@ -257,8 +257,10 @@ impl Engine {
     }
 
     fn ask_cache(&self, tenant: &Tenant, header: &SubmitHeader, payload_bytes: u64) -> Option<Delivered> {
-        let key = self.cache_key(tenant.key, header, payload_bytes)?;
-        let (found, age_ns) = self.edge.cache.as_ref()?.find(&key, now_ns(), header.freshness_us)?;
+        let cache = self.edge.cache.as_ref()?;
+        let own = self.cache_key(tenant.key, header, payload_bytes);
+        let elsewhere = CacheKey::elsewhere(tenant.key, header, payload_bytes);
+        let (found, age_ns) = cache.find(own.iter().chain(&elsewhere), now_ns(), header.freshness_us)?;
         let before = found.header.receipt;
         let receipt = Receipt {
             node: self.node,
@@ -270,7 +272,8 @@ impl Engine {
             variant: before.variant,
             ..Receipt::default()
         };
-        let header = AnswerHeader { job_id: header.job_id, receipt, ..found.header };
+        let hops = AnswerHeader::default().hops;
+        let header = AnswerHeader { job_id: header.job_id, receipt, hops, ..found.header };
         Some(Delivered { header, payload: AnswerPayload::Bytes(found.payload) })
     }
 
@@ -358,6 +361,45 @@ impl Engine {
             BodyKind::Empty | BodyKind::Text | BodyKind::Tensor => None,
         };
         self.conclude(&Evidence { header: *header, caller, payload_bytes, result });
+    }
+
+    /// Keeps an answer of another node that was asked for here, if the digest is the payload's: the same job is answered
+    /// here next time, also when this node is cut off. `asked_ns` is when the job came. A long payload is hashed on
+    /// another thread, and none at all while others are.
+    pub fn keep_from_elsewhere(
+        self: &Arc<Self>,
+        caller: CallerId,
+        asked_ns: u64,
+        header: &SubmitHeader,
+        payload: Vec<Bytes>,
+        answer: (&AnswerHeader, &Bytes),
+    ) {
+        let payload_bytes = payload.iter().map(|piece| piece.len() as u64).sum();
+        if self.edge.cache.is_none() || answer.0.outcome != Outcome::Result {
+            return;
+        }
+        let Some(tenant) = self.edge.tenant(caller) else { return };
+        let Some(key) = CacheKey::elsewhere(tenant.key, header, payload_bytes) else { return };
+        // The answer may have been old where it came from.
+        let made_ns = asked_ns.saturating_sub(u64::from(answer.0.receipt.age_ms) * 1_000_000);
+        let kept = CachedAnswer { header: *answer.0, payload: answer.1.clone(), made_ns };
+        let (engine, long) = (Arc::clone(self), payload_bytes > limits::COALESCED_PAYLOAD_BYTES_MAX);
+        let keep = move || {
+            let mut digest = Sha256::new();
+            payload.iter().for_each(|piece| digest.update(piece));
+            if let (Some(cache), true) = (&engine.edge.cache, key.digest[..] == digest.finalize()[..]) {
+                cache.store(key, kept);
+            }
+        };
+        if !long {
+            return keep();
+        }
+        if let Ok(turn) = Arc::clone(&self.edge.hashing).try_acquire_owned() {
+            tokio::task::spawn_blocking(move || {
+                keep();
+                drop(turn);
+            });
+        }
     }
 
     /// Asks the rules on results, and remembers the result for those that come. Not under the scheduler's lock.

@@ -11,12 +11,14 @@ use sensorium_wire::codec::{FrameWriter, decode_header, decode_submit, put_frame
 use sensorium_wire::frame::FrameError;
 use sensorium_wire::peer::{CheckpointAct, CheckpointHeader, ForwardHeader, RecallHeader};
 use sensorium_wire::session::{CancelHeader, SessionHeader};
+use sensorium_wire::source::{LeaseAskHeader, WatchHeader};
 use sensorium_wire::{Kind, Prelude, Principal, Reason, Rejection, Role, SubmitHeader, limits};
 
 use super::upload::Upload;
 use super::{Gateway, SessionRequest};
 use crate::cluster::{Accepted, Departure, Origin, Passing};
 use crate::engine::{Admitted, Caller, CallerId, InFlight, Reply};
+use crate::source;
 
 /// Bytes of answers that may wait for one stream. A client that reads nothing is cut off there.
 const OUTBOX_BYTES_MAX: usize = 192 << 20;
@@ -184,6 +186,15 @@ impl Stream {
                     self.sink = Sink::Checkpoint { header, state: Vec::new() };
                 }
             }
+            Kind::LeaseAsk if peer.is_node => {
+                let asked: LeaseAskHeader = decode_header(Kind::LeaseAsk, header)?;
+                let answer = peer.gateway.cluster.lease_asked(NodeId::of(&peer.principal.name), &asked);
+                let _ = self.outbox.push(
+                    |out| FrameWriter::default().put(out, Kind::LeaseAnswer, prelude.correlation, &answer, 0),
+                    Payload::EMPTY,
+                );
+                self.outbox.finish();
+            }
             kind if peer.is_node => return Err(FrameError::Unexpected(kind).into()),
             Kind::Submit => {
                 let (caller, origin) = (Some(peer.caller), peer.origin.clone());
@@ -194,6 +205,10 @@ impl Stream {
                 peer.gateway.cluster.cancel(peer.caller.id, cancel.job_id);
             }
             Kind::Query => self.sink = Sink::Question(Vec::new()),
+            Kind::Watch => {
+                let header: WatchHeader = decode_header(Kind::Watch, header)?;
+                self.watch(header);
+            }
             Kind::Session => {
                 let header: SessionHeader = decode_header(Kind::Session, header)?;
                 return self.session(header, prelude.payload_bytes).await;
@@ -282,6 +297,18 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    fn watch(&mut self, header: WatchHeader) {
+        let gateway = &self.peer.gateway;
+        match gateway.sources.admit(header.source.as_str(), &self.peer.principal) {
+            Ok((source, place)) => {
+                self.answers_pending = true;
+                let cluster = Arc::clone(&gateway.cluster);
+                tokio::spawn(source::serve(cluster, source, header, self.outbox.clone(), place));
+            }
+            Err(reason) => self.fail(&reason),
+        }
     }
 
     async fn session(&mut self, header: SessionHeader, bytes: u64) -> Result<(), StreamEnd> {

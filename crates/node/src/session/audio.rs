@@ -92,7 +92,8 @@ pub(super) async fn run(
                 let _ = audio.evidence.send(Evidence::AudioCut { number, state }).await;
             }
             packet = packets.recv() => match packet {
-                Some(packet) => audio.take(packet).await,
+                Some(Sound::Samples(samples)) => audio.take(samples).await,
+                Some(Sound::Hole { until, reason }) => audio.skip(until, &reason).await,
                 None => return audio.finish().await,
             },
         }
@@ -123,8 +124,8 @@ impl Audio {
         Box::new(AudioState { ended, heard, from, gaps, segmenter, detector, sounds, sounds_from, pending, tail })
     }
 
-    async fn take(&mut self, packet: Sound) {
-        self.kept.extend_from_slice(&packet.samples);
+    async fn take(&mut self, samples: Vec<f32>) {
+        self.kept.extend_from_slice(&samples);
         if self.end() < self.heard {
             return;
         }
@@ -138,6 +139,31 @@ impl Audio {
             self.kept.drain(..surplus);
             self.kept_from += surplus as u64;
         }
+    }
+
+    /// There is no sound up to sample `until`. What was not heard yet before the hole belongs to it, so that times stay
+    /// whole; what waits for sound of before a take-over is told as lost.
+    async fn skip(&mut self, until: u64, reason: &str) {
+        for segment in self.restoring.take().unwrap_or_default() {
+            self.sound_lost(segment.start_ms, segment.end_ms);
+        }
+        if until <= self.heard {
+            return;
+        }
+        self.gaps.lose(ms(self.heard), ms(until), reason);
+        self.gaps.end();
+        self.speech_state.clear();
+        let spoken = self.segmenter.gap(ms(until) - ms(self.heard));
+        self.report(spoken).await;
+        self.sounds.skip(until);
+        self.kept.clear();
+        (self.kept_from, self.heard) = (until, until);
+        let _ = self.evidence.send(Evidence::AudioUntil(ms(until))).await;
+    }
+
+    fn sound_lost(&mut self, start_ms: u64, end_ms: u64) {
+        self.gaps.lose(start_ms, end_ms, "not transcribed: its sound is not there any more");
+        self.gaps.end();
     }
 
     /// The sound before the place where this goes on is there again: what was under way is begun anew.
@@ -225,6 +251,10 @@ impl Audio {
             };
             self.events.emit(t_ms, event.body(), self.receipt);
             if let SpeechEvent::Ended(segment) = event {
+                if segment.samples.start < self.kept_from {
+                    self.sound_lost(segment.start_ms, segment.end_ms);
+                    continue;
+                }
                 let samples = self.samples(segment.samples.start, segment.samples.end).to_vec();
                 let SpeechSegment { start_ms, end_ms, samples: range } = segment;
                 let segment = Untranscribed { start_ms, end_ms, samples: range };

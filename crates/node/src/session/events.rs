@@ -10,6 +10,8 @@ use sensorium_wire::codec::{self, put_frame};
 use sensorium_wire::{Event, EventBody, Kind, Modality, Receipt, limits};
 use tokio::sync::Notify;
 
+use crate::source::Ring;
+
 /// A part of a session, as far as events go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
@@ -34,7 +36,8 @@ impl Part {
             EventBody::Opened { .. }
             | EventBody::Notice { .. }
             | EventBody::Closed { .. }
-            | EventBody::Resumed { .. } => None,
+            | EventBody::Resumed { .. }
+            | EventBody::Missed { .. } => None,
         }
     }
 }
@@ -59,13 +62,30 @@ impl Told {
     }
 }
 
+/// Where events go.
+enum Sink {
+    /// To the client whose session it is.
+    Client(Outbox),
+    /// To whoever watches.
+    Ring(Arc<Ring>),
+}
+
 struct Stream {
-    outbox: Outbox,
+    sink: Sink,
     number: u64,
     told: [Told; Part::COUNT],
     /// The latest session time that an event spoke of.
     latest_ms: u64,
     closed: bool,
+}
+
+impl Sink {
+    fn close(&self) {
+        match self {
+            Self::Client(outbox) => outbox.close(),
+            Self::Ring(ring) => ring.close(),
+        }
+    }
 }
 
 /// A session's stream of events. Cheap to clone.
@@ -77,7 +97,16 @@ pub(crate) struct Events {
 impl Events {
     /// `number` is that of the first event.
     pub(crate) fn new(outbox: Outbox, number: u64) -> Self {
-        let stream = Stream { outbox, number, told: Default::default(), latest_ms: 0, closed: false };
+        Self::to(Sink::Client(outbox), number)
+    }
+
+    /// The events of a source, for whoever watches.
+    pub(crate) fn of_source(ring: Arc<Ring>) -> Self {
+        Self::to(Sink::Ring(ring), 0)
+    }
+
+    fn to(sink: Sink, number: u64) -> Self {
+        let stream = Stream { sink, number, told: Default::default(), latest_ms: 0, closed: false };
         Self { shared: Arc::new((Mutex::new(stream), Notify::new())) }
     }
 
@@ -116,20 +145,23 @@ impl Events {
             tracing::warn!(bytes = archive.len(), "event too long; not sent");
             return;
         }
-        let pushed = stream
-            .outbox
-            .push(|out| put_frame(out, Kind::Event, 0, &[], archive.len() as u64), Payload::Copied(&archive));
-        match pushed {
-            Ok(()) => {
+        let taken = match &stream.sink {
+            Sink::Client(outbox) => outbox
+                .push(|out| put_frame(out, Kind::Event, 0, &[], archive.len() as u64), Payload::Copied(&archive))
+                .is_ok(),
+            Sink::Ring(ring) => ring.push(&event, &archive),
+        };
+        match taken {
+            true => {
                 stream.number += 1;
                 if let Some(part) = Part::of(&event.body) {
                     stream.told[part as usize].note(&event.body, &archive);
                 }
             }
             // Gone, or so slow that its events would fill the node's memory: either way nobody listens.
-            Err(_) => {
+            false => {
                 stream.closed = true;
-                stream.outbox.close();
+                stream.sink.close();
                 self.shared.1.notify_waiters();
             }
         }
@@ -153,15 +185,27 @@ impl Events {
         let mut stream = self.shared.0.lock();
         if !stream.closed {
             stream.closed = true;
-            stream.outbox.finish();
+            match &stream.sink {
+                Sink::Client(outbox) => outbox.finish(),
+                Sink::Ring(ring) => ring.close(),
+            }
         }
     }
 
     /// Resolves when the client is gone.
     pub(crate) async fn abandoned(&self) {
-        let outbox = self.shared.0.lock().outbox.clone();
+        let outbox = match &self.shared.0.lock().sink {
+            Sink::Client(outbox) => Some(outbox.clone()),
+            Sink::Ring(_) => None,
+        };
+        let gone = async {
+            match outbox {
+                Some(outbox) => outbox.wait_for_end().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = outbox.wait_for_end() => {}
+            () = gone => {}
             () = self.shared.1.notified() => {}
         }
     }

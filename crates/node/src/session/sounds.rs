@@ -102,6 +102,16 @@ impl Sounds {
         self.following.finish()
     }
 
+    /// There is no sound up to this sample: what was audible ends, and what was begun is left.
+    pub(super) fn skip(&mut self, until: u64) {
+        self.buffer.clear();
+        self.from = until;
+        for body in self.following.finish() {
+            self.events.emit(time_of(&body), body, None);
+        }
+        self.gaps.end();
+    }
+
     /// The stream has ended.
     pub(super) async fn finish(&mut self) {
         if self.inference.has(SOUNDS) && self.buffer.len() > HOP_SAMPLES / 2 {

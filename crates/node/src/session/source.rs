@@ -30,7 +30,7 @@ const PROBE_MS_MAX: u64 = 10_000;
 /// Most that ffprobe and ffmpeg may say, in bytes.
 const TALK_BYTES_MAX: u64 = 64 << 10;
 /// Reads from ffmpeg's pipe, in bytes.
-const READ_BYTES: usize = 1 << 20;
+pub(super) const READ_BYTES: usize = 1 << 20;
 /// How long ffmpeg may take to give the next byte, in milliseconds. A file that it cannot get on with ends there.
 const SILENCE_MS_MAX: u64 = 20_000;
 
@@ -66,11 +66,16 @@ pub(super) struct Frame {
     pub(super) t_ms: u64,
     pub(super) pts_ns: i64,
     pub(super) pixels: Vec<u8>,
+    /// Time before it in which a camera gave nothing, in milliseconds.
+    pub(super) unwatched_ms: u64,
 }
 
-/// Some sound, mono at [`SAMPLE_RATE_HZ`], following on what came before.
-pub(super) struct Sound {
-    pub(super) samples: Vec<f32>,
+/// What comes next in the sound, mono at [`SAMPLE_RATE_HZ`].
+pub(super) enum Sound {
+    /// Following on what came before.
+    Samples(Vec<f32>),
+    /// A microphone gave nothing up to this sample, and why.
+    Hole { until: u64, reason: String },
 }
 
 #[derive(Deserialize)]
@@ -372,7 +377,8 @@ impl Source {
                 return Ok(());
             }
             self.last_frame_ms = Some(t_ms);
-            let frame = Frame { number: self.next_frame, t_ms, pts_ns: packet.pts_ns, pixels: packet.payload };
+            let (number, pixels) = (self.next_frame, packet.payload);
+            let frame = Frame { number, t_ms, pts_ns: packet.pts_ns, pixels, unwatched_ms: 0 };
             self.next_frame += 1;
             self.pace(t_ms).await;
             return self.send_frame(frame, frames).await;
@@ -385,7 +391,7 @@ impl Source {
             self.samples += fresh.len() as u64;
             self.pace(self.sound_ms()).await;
             // Sound is small, and its queue covers seconds: waiting here only happens when the audio lane stands still.
-            let _ = sound.send(Sound { samples: fresh }).await;
+            let _ = sound.send(Sound::Samples(fresh)).await;
         }
         Ok(())
     }

@@ -113,6 +113,7 @@ impl Visual {
         match self.inference.start(&request).await {
             Ok(pending) => Some(Started { frame, pending }),
             Err(reason) => {
+                self.tracker.unwatched(frame.unwatched_ms);
                 self.lost(&frame, &reason).await;
                 None
             }
@@ -126,6 +127,7 @@ impl Visual {
             Ok(inferred) => Ok(inferred),
         };
         self.last = Some((frame.number, frame.t_ms));
+        self.tracker.unwatched(frame.unwatched_ms);
         match answer {
             Ok((ModelResult::Detections { detections }, receipt)) => {
                 self.gaps.end();

@@ -38,6 +38,25 @@ fn three_frames_confirm_and_ids_count_from_one() {
 }
 
 #[test]
+fn time_in_which_nobody_looked_does_not_count_as_being_hidden() {
+    let seen = || {
+        let mut tracker = Tracker::new(TrackSettings::default());
+        for frame in 0..5 {
+            tracker.update(frame * FRAME_MS, frame, &[detection(100.0, 100.0, 0, 0.9)]);
+        }
+        tracker
+    };
+    let again = |mut tracker: Tracker, t_ms| ids(&tracker.update(t_ms, 5, &[detection(104.0, 100.0, 0, 0.9)]));
+    let mut tracker = seen();
+    tracker.unwatched(8_000);
+    assert_eq!(again(Tracker::restore(TrackSettings::default(), &tracker.checkpoint()).unwrap(), 8_500), [1]);
+    assert!(again(seen(), 8_500).is_empty(), "one that was looked for and not found is given up");
+    let mut tracker = seen();
+    tracker.unwatched(UNWATCHED_MS_MAX + 1);
+    assert!(again(tracker, 10_500).is_empty());
+}
+
+#[test]
 fn two_that_cross_keep_their_ids() {
     let mut tracker = Tracker::new(TrackSettings::default());
     let mut before = (0, 0);

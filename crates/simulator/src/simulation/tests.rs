@@ -62,6 +62,27 @@ fn overload_is_refused_not_late() {
     assert_eq!(report.refused_as.values().sum::<u64>(), outcomes.refused);
 }
 
+/// A device that other programs use as well: now and then everything takes two thirds longer for a while. No single batch
+/// tells, and one job in a hundred would be promised too much; a scheduler that counts what it broke finds out.
+#[test]
+fn slow_spells_break_few_promises() {
+    let spell = |(length, slow)| std::iter::repeat_n(if slow { 42_000 } else { 26_000 }, length);
+    let spells = [(55, false), (9, true), (70, false), (4, true), (31, false), (14, true)];
+    let service_us: Vec<u32> = spells.into_iter().flat_map(spell).collect();
+    let lines: String = service_us.iter().map(|us| format!("{us}\n")).collect();
+    let text = STEADY
+        .replace("seconds = 10\n", "seconds = 400\n")
+        .replace("p50_us = 10000, p99_us = 10000 }]", "p50_us = 26000, p99_us = 30000 }]\nservice_samples = \"s.csv\"")
+        .replace("periodic_per_s = 50", "poisson_per_s = 75");
+    let file = SourceFile { name: "world.toml".to_owned(), text };
+    let scenario = Scenario::parse(&[file], &|_, _| Ok(format!("service_us\n{lines}"))).unwrap();
+    let outcomes = simulate(&scenario, 1, Misfortune::NONE).unwrap().outcomes;
+    let mean_us = service_us.iter().sum::<u32>() as usize / service_us.len();
+    let possible = 400_000_000 / mean_us as u64;
+    assert!(outcomes.on_time * 1000 >= outcomes.accepted * 999, "{outcomes:?}");
+    assert!(outcomes.on_time * 100 >= possible * 92, "{outcomes:?} of {possible}");
+}
+
 #[test]
 fn refused_jobs_come_back_as_often_as_they_may() {
     let text = STEADY.replace("periodic_per_s = 50", "poisson_per_s = 150");

@@ -20,8 +20,8 @@ use super::{Bundle, PkiError, SERVER_NAME, identity};
 pub const VALID_DAYS_MAX: u32 = 3_650;
 
 const AUTHORITY_VALID_DAYS: i64 = 3_650;
-/// Certificates begin this long before they are issued: clocks disagree.
-const BACKDATED: Duration = Duration::HOUR;
+/// Certificates begin this long before they are issued: clocks disagree, by hours where one takes local time for UTC.
+const BACKDATED: Duration = Duration::DAY;
 /// Host names and addresses in one certificate.
 const HOSTS_MAX: usize = 64;
 const ADVICE: &str = "restore the authority's folder (ca.pem, ca.key) from its backup, or create a new authority in \

@@ -4,6 +4,7 @@ use sensorium_wire::peer::{CheckpointHeader, ForwardHeader, HelloHeader, RecallH
 use sensorium_wire::receipt::{Hop, Receipt};
 use sensorium_wire::result::{ClassScore, Detection, Keypoint, ModelResult};
 use sensorium_wire::session::{CancelHeader, GrantHeader, SessionHeader};
+use sensorium_wire::source::{LeaseAnswerHeader, LeaseAskHeader, OwnerHeader, WatchHeader};
 use sensorium_wire::{
     AnswerHeader, BodyKind, Dtype, Event, EventBody, JobId, Name, Outcome, PayloadKind, PixelFormat, Prelude, Reason,
     SubmitHeader, Urgency, event::Track, frame,
@@ -132,6 +133,37 @@ pub fn checkpoint() -> CheckpointHeader {
         number: 0x2122_2324_2526_2728,
         act: 1,
         reserved: counting(0xd1),
+        age_ms: u32::from_le_bytes(counting(0xd4)),
+    }
+}
+
+pub fn watch() -> WatchHeader {
+    WatchHeader { source: Name::cut("door"), epoch: 0x0102_0304_0506_0708, next_event: 0x1112_1314_1516_1718 }
+}
+
+pub fn owner() -> OwnerHeader {
+    OwnerHeader {
+        epoch: 0x0102_0304_0506_0708,
+        retry_after_ms: 0x1112_1314_1516_1718,
+        node: Name::cut("edge-2"),
+        api: Name::cut("10.0.0.6:7401"),
+        here: 1,
+        reserved: counting(0xd1),
+    }
+}
+
+pub fn lease_ask() -> LeaseAskHeader {
+    LeaseAskHeader { source: Name::cut("door"), epoch: 0x0102_0304_0506_0708, act: 1, reserved: counting(0xd1) }
+}
+
+pub fn lease_answer() -> LeaseAnswerHeader {
+    LeaseAnswerHeader {
+        epoch: 0x0102_0304_0506_0708,
+        ttl_ms: 0x1112_1314_1516_1718,
+        holder: 0x2122_2324_2526_2728,
+        left_ms: 0x3132_3334_3536_3738,
+        verdict: 2,
+        reserved: counting(0xd1),
     }
 }
 
@@ -227,6 +259,7 @@ pub fn events() -> Vec<(&'static str, Event)> {
         EventBody::Notice { text: "the file has no sound".to_owned() },
         EventBody::Closed { complete: true, frames: 132, audio_ms: 5_280, gaps: 1, error: "none at all".to_owned() },
         EventBody::Resumed { epoch: 2, from_ms: 41_000, node: Name::cut("regional-1") },
+        EventBody::Missed { events: 0x0102_0304 },
     ];
     let event = |number: u64, body| {
         let receipt = (number % 2 == 1).then(receipt);
@@ -248,5 +281,6 @@ fn event_name(body: &EventBody) -> &'static str {
         EventBody::Notice { .. } => "event-notice",
         EventBody::Closed { .. } => "event-closed",
         EventBody::Resumed { .. } => "event-resumed",
+        EventBody::Missed { .. } => "event-missed",
     }
 }

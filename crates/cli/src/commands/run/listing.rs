@@ -8,7 +8,7 @@ use crate::show::duration;
 
 /// Collects what the summary tells.
 #[derive(Default)]
-pub(super) struct Listing {
+pub(in crate::commands) struct Listing {
     shown: BTreeSet<u64>,
     objects: BTreeMap<String, BTreeSet<u64>>,
     /// The longest that each kind of sound was heard in one go, in milliseconds.
@@ -24,7 +24,7 @@ pub(super) struct Listing {
 
 impl Listing {
     /// The lines to print for an event; most events are only counted.
-    pub(super) fn event(&mut self, event: &Event) -> Vec<String> {
+    pub(in crate::commands) fn event(&mut self, event: &Event) -> Vec<String> {
         let kind = match &event.body {
             EventBody::Detection { .. } => Some("objects in a frame"),
             EventBody::Speech { .. } => Some("speech found"),
@@ -36,7 +36,8 @@ impl Listing {
             | EventBody::Gap { .. }
             | EventBody::Notice { .. }
             | EventBody::Closed { .. }
-            | EventBody::Resumed { .. } => None,
+            | EventBody::Resumed { .. }
+            | EventBody::Missed { .. } => None,
         };
         if let (Some(kind), Some(receipt)) = (kind, &event.receipt) {
             self.latencies.entry(kind).or_default().push(receipt.node_ns);
@@ -109,6 +110,7 @@ impl Listing {
                 duration((end_ms - start_ms) * 1_000_000)
             )],
             EventBody::Notice { text } => vec![format!("note   {text}")],
+            EventBody::Missed { events } => vec![format!("missed {events} events: this watcher is too slow")],
             EventBody::Resumed { node, epoch, .. } => {
                 vec![format!("goes on at {node} (epoch {epoch})")]
             }

@@ -44,7 +44,7 @@ impl Output {
 }
 
 /// One event as a line of JSON, with the receipt of the job that it rests on.
-pub(super) fn json(event: &Event) -> Value {
+pub(in crate::commands) fn json(event: &Event) -> Value {
     let mut value = serde_json::to_value(event).unwrap_or_default();
     if let Some(receipt) = &event.receipt {
         let parts: Map<String, Value> = Stage::ALL

@@ -1,0 +1,81 @@
+//! Whether networks answer as on the processor, and refuse what does not fit.
+
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use sensorium_device::backend::twin::TwinBackend;
+use sensorium_device::backend::{LoadOptions, NamedTensor, TensorData};
+use sensorium_device::executor;
+use sensorium_models::manifest::{Compute, FileRole};
+use sensorium_wire::Modality;
+use sensorium_wire::tensor::Dtype;
+
+use super::report::Finding;
+use super::target::Target;
+use crate::paths::Paths;
+
+/// Made-up jobs of each model.
+const RUNS: u32 = 3;
+
+/// Every model on made-up jobs, beside the processor.
+pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Finding> {
+    let device = target.open()?;
+    let mut finding = Finding::default();
+    for package in target.packages(paths)? {
+        let name = &package.manifest.name;
+        let twin = TwinBackend::new(device.backend(package.manifest.modality)?, device.processor()?);
+        let ran = executor::load(&package, &twin)
+            .map_err(|error| error.to_string())
+            .and_then(|mut executor| executor::warm_up(&mut *executor, &package, RUNS));
+        let differences = twin.differences();
+        match ran {
+            Ok(()) => {
+                finding.note(format!("{name}_largest_difference"), differences.largest);
+                finding.expect(differences.apart == 0, || {
+                    format!("{name}: {}", differences.first.clone().unwrap_or_default())
+                });
+            }
+            Err(error) => finding.expect(false, || format!("{name}: {error}")),
+        }
+    }
+    Ok(finding)
+}
+
+/// What every backend must do, on the smallest network with one input.
+pub(crate) fn contract(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Finding> {
+    let device = target.open()?;
+    let package = target.package(paths, "fusion")?;
+    let file = package.file(FileRole::Network)?;
+    let mut finding = Finding::default();
+    let backend = device.backend(Modality::Fusion)?;
+    for compute in [Compute::Gpu, Compute::Mixed, Compute::Cpu] {
+        let mut network = backend.load(file, &LoadOptions { compute, rows_max: 4, ..LoadOptions::default() })?;
+        let signature = network.signature().clone();
+        let [input] = &signature.inputs[..] else { bail!("{}: one input is expected", file.display()) };
+        let output = signature.outputs.first().context("an output is expected")?;
+        let width = input.dims.get(1).copied().flatten().context("the input's width is expected")? as usize;
+        if input.dtype != Dtype::F32 {
+            bail!("{}: an input of f32 is expected", file.display());
+        }
+        let data = vec![0.5_f32; 3 * width];
+        let (fits, too_wide) = ([3, width], [1, width + 1]);
+        let given = |dims, data| NamedTensor { name: &input.name, dims, data };
+        let good = given(&fits, TensorData::F32(&data));
+        let wrong = [
+            ("a missing input", vec![]),
+            ("too few values", vec![given(&fits, TensorData::F32(&data[1..]))]),
+            ("another width", vec![given(&too_wide, TensorData::F32(&data[..=width]))]),
+            ("another type", vec![given(&[1, 1], TensorData::I64(&[1]))]),
+        ];
+        for (what, inputs) in &wrong {
+            let refused = network.run(inputs, &[&output.name]).is_err();
+            finding.expect(refused, || format!("{compute:?}: {what} was taken"));
+            let ran = network.run(&[good], &[&output.name]);
+            finding.expect(ran.is_ok(), || format!("{compute:?}: after {what} nothing runs: {:?}", ran.err()));
+        }
+        finding.expect(network.run(&[good], &["no such output"]).is_err(), || "an unknown output was given".to_owned());
+        finding.expect(backend.check().is_ok(), || format!("{:?}", backend.check()));
+    }
+    finding.note("refusals", 15);
+    Ok(finding)
+}

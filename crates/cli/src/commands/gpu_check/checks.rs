@@ -1,0 +1,61 @@
+//! The table of checks, in the order in which they run.
+
+use std::path::Path;
+
+use super::report::Finding;
+use super::target::Target;
+use super::{answers, kernels, killed, restart, throughput, upload};
+use crate::paths::Paths;
+
+/// One check.
+pub(crate) struct Check {
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    /// Says nothing on a processor.
+    pub(crate) needs_gpu: bool,
+    /// After so many seconds its process is ended.
+    pub(crate) seconds_max: u64,
+    /// Runs in a process of its own; may write below the folder.
+    pub(crate) run: fn(&Paths, &Target, &Path) -> anyhow::Result<Finding>,
+}
+
+const fn row(
+    name: &'static str,
+    needs_gpu: bool,
+    seconds_max: u64,
+    run: fn(&Paths, &Target, &Path) -> anyhow::Result<Finding>,
+    what: &'static str,
+) -> Check {
+    Check { name, what, needs_gpu, seconds_max, run }
+}
+
+pub(crate) const CHECKS: [Check; 9] = [
+    row("upload", true, 60, upload::run, "payload memory is pinned, and goes to the GPU at the speed of its link"),
+    row("contract", false, 60, answers::contract, "wrong inputs are errors, and the network stays usable"),
+    row("answers", false, 120, answers::run, "every model answers as on the processor"),
+    row("kernels", true, 60, kernels::run, "every kernel gives what its twin on the processor gives"),
+    row("restart", false, 120, restart::run, "a worker that is killed is back, and how soon"),
+    row("detector", true, 120, throughput::detector, "the detector in batches of 1, 8 and 32, with and without graphs"),
+    row("together", false, 60, throughput::together, "the three modalities at once, against each alone"),
+    row(
+        "critical",
+        false,
+        60,
+        throughput::critical,
+        "sound beside a detector that fills the device, against sound alone",
+    ),
+    row("killed", false, 120, killed::run, "a node whose worker is killed under load loses no job"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_check_has_a_name_of_its_own_that_a_file_can_have() {
+        for check in &CHECKS {
+            assert_eq!(CHECKS.iter().filter(|other| other.name == check.name).count(), 1);
+            assert!(check.name.bytes().all(|byte| byte.is_ascii_lowercase()) && check.seconds_max > 0);
+        }
+    }
+}
