@@ -290,6 +290,31 @@ fn a_transcript_is_complete_and_said_once() {
 }
 
 #[test]
+fn a_node_that_stops_hands_its_sessions_over() {
+    let plan = Plan::new(&[edge(&["regional-1"], SEEING), regional("regional-1", SEEING)]);
+    let nodes = plan.start();
+    let folder = tempfile::tempdir().unwrap();
+    let street = street(folder.path());
+    let [quick, live] = local(async {
+        let client = Client::connect(client_of(&[&nodes[0], &nodes[1]])).await.unwrap();
+        let (mut quick, mut live) = (open(&client, true, &street).await, open(&client, false, &street).await);
+        let (mut quick_events, mut live_events) = (Vec::new(), Vec::new());
+        until(&mut live, &mut live_events, |event| matches!(event.body, EventBody::Track { frame: 20.., .. })).await;
+        nodes[0].signal("TERM");
+        tokio::join!(rest(&mut quick, &mut quick_events), rest(&mut live, &mut live_events));
+        client.close().await;
+        [quick_events, live_events]
+    });
+    for events in [&quick, &live] {
+        whole(events);
+        tracks(events);
+    }
+    assert!(matches!(&resumed(&live)[..], [(2, 1.., node)] if node == "regional-1"), "{:?}", resumed(&live));
+    let log = nodes[0].log();
+    assert!(log.contains("session handed over") && !log.contains("session ended early"), "{log}");
+}
+
+#[test]
 fn an_old_owner_is_refused_and_ends_its_session() {
     let plan = Plan::new(&[edge(&["regional-1"], SEEING), regional("regional-1", SEEING)]);
     let nodes = plan.start();

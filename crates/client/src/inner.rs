@@ -277,6 +277,15 @@ impl Inner {
         job.answer(header, payload);
     }
 
+    /// The node at the end of this connection is stopping, a session says.
+    pub(crate) fn leave_node(&self, connection: &quinn::Connection) {
+        let mut state = self.state.lock();
+        let number = state.live.as_ref().filter(|live| live.connection.stable_id() == connection.stable_id());
+        if let Some(number) = number.map(|live| live.number) {
+            self.leave(&mut state, number);
+        }
+    }
+
     /// The node at the end of this connection is stopping: nothing more is sent to it, what it accepted is waited for.
     fn leave(&self, state: &mut State, number: u64) {
         let Some(live) = state.live.take_if(|live| live.number == number) else { return };

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use sensorium_transport::{FrameReader, Step};
 use sensorium_wire::codec::{self, FrameWriter};
 use sensorium_wire::session::SessionHeader;
-use sensorium_wire::{Event, Kind, Name};
+use sensorium_wire::{Event, EventBody, Kind, Name};
 use tokio::io::AsyncReadExt;
 
 use crate::ClientError;
@@ -49,6 +49,8 @@ pub struct Session {
     seen: Seen,
     /// Takings up since the last event.
     resumes: u32,
+    /// The last event has come.
+    closed: bool,
 }
 
 /// What comes from one node.
@@ -79,6 +81,7 @@ pub(crate) async fn open(inner: &Arc<Inner>, options: SessionOptions, file: &Pat
         opened,
         seen: Seen::default(),
         resumes: 0,
+        closed: false,
     })
 }
 
@@ -128,12 +131,16 @@ fn lost(node: &ConnectedNode, opened: Instant, events: u64, error: &quinn::Conne
     if *error == quinn::ConnectionError::LocallyClosed {
         return ClientError::Closed;
     }
+    session_lost(node, opened, events, error.to_string())
+}
+
+fn session_lost(node: &ConnectedNode, opened: Instant, events: u64, reason: String) -> ClientError {
     ClientError::SessionLost {
         node: node.name.clone(),
         address: node.address,
         after_ms: u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX),
         events,
-        reason: error.to_string(),
+        reason,
     }
 }
 
@@ -175,8 +182,8 @@ impl Session {
         &self.stream.node
     }
 
-    /// The next event; `None` after the last one. When the node or the connection is lost, the session is taken up on the
-    /// client's next connection: the file is sent again, an [`sensorium_wire::EventBody::Resumed`] (or a notice that it
+    /// The next event; `None` after the last one. When the node or the connection is lost, or the node stops and hands the
+    /// session over, it is taken up on the client's next connection: the file is sent again, an [`sensorium_wire::EventBody::Resumed`] (or a notice that it
     /// starts from the beginning) comes, and then what the application has not had. Numbers go on without holes.
     ///
     /// # Errors
@@ -187,20 +194,28 @@ impl Session {
             match self.stream.next().await {
                 Ok(Some(event)) => {
                     self.resumes = 0;
+                    self.closed |= matches!(event.body, EventBody::Closed { .. });
                     if let Some(event) = self.seen.admit(event) {
                         return Ok(Some(event));
                     }
                 }
-                Ok(None) => return Ok(None),
-                Err(Broken::Connection(error)) => self.resume(error).await?,
+                Ok(None) if self.closed => return Ok(None),
+                // No last event: the node is stopping, and another has the state.
+                Ok(None) => {
+                    self.inner.leave_node(&self.stream.connection);
+                    let reason = "the node is stopping".to_owned();
+                    self.resume(session_lost(&self.stream.node, self.opened, self.seen.events, reason)).await?;
+                }
+                Err(Broken::Connection(error)) => {
+                    self.resume(lost(&self.stream.node, self.opened, self.seen.events, &error)).await?;
+                }
                 Err(Broken::Other(error)) => return Err(error),
             }
         }
     }
 
     /// Opens the session again, on the next connection that there is.
-    async fn resume(&mut self, error: quinn::ConnectionError) -> Result<(), ClientError> {
-        let mut lost_by = lost(&self.stream.node, self.opened, self.seen.events, &error);
+    async fn resume(&mut self, mut lost_by: ClientError) -> Result<(), ClientError> {
         loop {
             self.resumes += 1;
             if matches!(lost_by, ClientError::Closed) || self.resumes > RESUMES_MAX {

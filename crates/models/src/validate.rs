@@ -101,7 +101,10 @@ fn placement(placement: &Placement) -> Result<(), Fault> {
     }
     if placement.graphs && placement.batch_max > GRAPH_ROWS_MAX {
         let batch_max = placement.batch_max;
-        return fault("placement.graphs", format!("true with a batch_max of {batch_max}; at most {GRAPH_ROWS_MAX} work"));
+        return fault(
+            "placement.graphs",
+            format!("true with a batch_max of {batch_max}; at most {GRAPH_ROWS_MAX} work"),
+        );
     }
     match placement.slice_ms {
         0 | 5..=1000 => Ok(()),

@@ -177,6 +177,18 @@ fn rules_that_types_do_not_hold() {
             "slice_ms = 40",
             "placement.slice_ms: 40; jobs of interpret step detection_rows cannot be cut into slices; expected 0",
         ),
+        ("batch_max = 4", "compute = \"gpus\"", "compute"),
+        ("batch_max = 4", "graphs = true", "placement.graphs: true; expected false, or compute = \"gpu\" with it"),
+        (
+            "batch_max = 4",
+            "batch_max = 33\ncompute = \"gpu\"\ngraphs = true",
+            "placement.graphs: true with a batch_max of 33; at most 32 work",
+        ),
+        (
+            "batch_max = 4\n\n[[input]]\nname = \"pixels\"\ndtype = \"f32\"\nshape = [\"N\", 3, 64, 96]",
+            "batch_max = 4\ncompute = \"gpu\"\ngraphs = true\n\n[[input]]\nname = \"pixels\"\ndtype = \"f32\"\nshape = [\"N\", 3, \"H\", 96]",
+            "input[0].shape: dimension H varies, and placement.graphs is true; only the first may",
+        ),
         (
             "shape = [\"N\", 3, 64, 96]",
             "shape = [1, 3, 64, 96]",

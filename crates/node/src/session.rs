@@ -58,6 +58,17 @@ const EVIDENCE_QUEUED_MAX: usize = 256;
 /// state is done again by whoever goes on, before anything new is: four times a second keeps that short.
 const CHECKPOINT_MS: u64 = 250;
 
+/// How long a node that stops waits for a last state of a session, in milliseconds.
+const LAST_STATE_MS_MAX: u64 = 300;
+
+/// How a session ended that ran to no end.
+enum Ended {
+    /// Its client hears this as the last event.
+    Early(String),
+    /// The node stops, and another one has the state.
+    HandedOver,
+}
+
 /// What came of a part of a session.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
@@ -87,12 +98,24 @@ pub(crate) async fn run(
     }
     let (states, mut captured) = watch::channel(None);
     let cuts = Cuts::new();
+    let kept = async {
+        tokio::select! {
+            // A node that is alone has nobody to keep states: none is captured.
+            epoch = checkpoints(&mut owned, &cuts, &mut captured), if !cluster.is_alone() => {
+                return Ended::Early(format!("moved to another node (epoch {epoch})"));
+            }
+            _ = stopping.wait_for(|stopping| *stopping) => {}
+        }
+        if !owned.has_fallback() {
+            return Ended::Early("the node is stopping".to_owned());
+        }
+        last_state(&mut owned, &cuts, &mut captured).await;
+        Ended::HandedOver
+    };
     let outcome = tokio::select! {
-        outcome = run_parts(&request, &cluster, &limits, &events, Going { state, epoch, cuts: cuts.clone(), states }) => outcome,
-        // A node that is alone has nobody to keep states: none is captured.
-        epoch = checkpoints(&mut owned, &cuts, &mut captured), if !cluster.is_alone() => Err(format!("moved to another node (epoch {epoch})")),
-        _ = stopping.wait_for(|stopping| *stopping) => Err("the node is stopping".to_owned()),
-        () = events.abandoned() => Err("the client is gone".to_owned()),
+        outcome = run_parts(&request, &cluster, &limits, &events, Going { state, epoch, cuts: cuts.clone(), states }) => outcome.map_err(Ended::Early),
+        ended = kept => Err(ended),
+        () = events.abandoned() => Err(Ended::Early("the client is gone".to_owned())),
     };
     match outcome {
         Ok((frames, audio_ms)) => {
@@ -100,10 +123,24 @@ pub(crate) async fn run(
             events.finish(frames, audio_ms);
         }
         // What was kept of it stays for a while: its client may come back, here or elsewhere.
-        Err(reason) => {
+        Err(Ended::Early(reason)) => {
             tracing::info!(name = %header.name, session = header.session, epoch, reason, "session ended early");
             events.close(&reason);
         }
+        Err(Ended::HandedOver) => {
+            tracing::info!(name = %header.name, session = header.session, epoch, "session handed over");
+            events.hand_over();
+        }
+    }
+}
+
+/// Has the session's state captured and sent on once more: whoever goes on does little again.
+async fn last_state(owned: &mut Owned, cuts: &Cuts, captured: &mut watch::Receiver<Option<Arc<SessionState>>>) {
+    captured.mark_unchanged();
+    cuts.want();
+    let waited = tokio::time::timeout(Duration::from_millis(LAST_STATE_MS_MAX), captured.changed()).await;
+    if let (Ok(Ok(())), Some(state)) = (waited, captured.borrow_and_update().clone()) {
+        owned.checkpoint(state.encode());
     }
 }
 

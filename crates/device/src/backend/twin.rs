@@ -118,12 +118,14 @@ fn floats(differences: &mut Differences, found: &[f32], expected: &[f32]) -> u64
         let difference = (found - expected).abs();
         // Both no number, or both the same infinity, is agreement; `difference` is then no number.
         let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
-        if same || difference <= ABSOLUTE_MAX.max(RELATIVE_MAX * expected.abs()) {
-            differences.largest = differences.largest.max(if difference.is_nan() { 0.0 } else { difference });
-        } else {
-            differences.largest = if difference.is_nan() { f32::INFINITY } else { differences.largest.max(difference) };
+        let bound = ABSOLUTE_MAX.max(RELATIVE_MAX * expected.abs());
+        if same {
+            continue;
+        }
+        if !difference.is_finite() || difference > bound {
             apart += 1;
         }
+        differences.largest = if difference.is_nan() { f32::INFINITY } else { differences.largest.max(difference) };
     }
     apart
 }

@@ -2,7 +2,7 @@
 //! frames and on made-up outputs.
 
 use proptest::prelude::*;
-use sensorium_device::backend::{Backend, NamedTensor, Tensor, TensorData};
+use sensorium_device::backend::{Backend, LoadOptions, NamedTensor, Tensor, TensorData};
 use sensorium_device::cuda::arguments::{BAD_CLASS, DflStep, Found, Geometry, NO_ROW, Outcome, RowsStep, SelectStep};
 use sensorium_device::cuda::twin::{self, Candidates, LevelOutputs};
 use sensorium_models::manifest::{FileRole, Interpret};
@@ -20,7 +20,8 @@ use crate::setup::{cpu, package};
 fn outputs(model: &str, frames: &[(usize, u32)]) -> (Vec<Vec<Tensor>>, Vec<SourceGeometry>) {
     let package = package(model);
     let step = ImageStep::from_prepare(&package.manifest.prepare).unwrap();
-    let mut network = cpu().load(package.file(FileRole::Network).unwrap(), 2).unwrap();
+    let options = LoadOptions { threads: 2, ..LoadOptions::default() };
+    let mut network = cpu().load(package.file(FileRole::Network).unwrap(), &options).unwrap();
     let input = &package.manifest.inputs[0];
     let names: Vec<&str> = package.manifest.outputs.iter().map(|output| output.name.as_str()).collect();
     let sides = [step.height as usize, step.width as usize];

@@ -144,6 +144,11 @@ impl Owned {
         let _ = sessions.store.lock().keep(now_ms(), self.key.stream(), self.epoch, self.number, state);
     }
 
+    /// Whether some neighbour could keep its state now.
+    pub(crate) fn has_fallback(&self) -> bool {
+        self.cluster.fallback().is_some()
+    }
+
     /// The session is complete: nobody has to keep anything of it.
     pub(crate) fn ended(&self) {
         let header = self.key.header(self.epoch, self.number, CheckpointAct::Ended);

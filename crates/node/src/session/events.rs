@@ -173,6 +173,18 @@ impl Events {
         self.last(EventBody::Closed { complete: true, frames, audio_ms, gaps, error: String::new() });
     }
 
+    /// Another node goes on with the session: the stream ends without a last event, by which the client knows.
+    pub(super) fn hand_over(&self) {
+        let mut stream = self.shared.0.lock();
+        if !stream.closed {
+            stream.closed = true;
+            match &stream.sink {
+                Sink::Client(outbox) => outbox.finish(),
+                Sink::Ring(ring) => ring.close(),
+            }
+        }
+    }
+
     /// The session ended early. Does nothing when it has ended already.
     pub(crate) fn close(&self, reason: &str) {
         let error = reason.to_owned();
@@ -182,14 +194,7 @@ impl Events {
     fn last(&self, body: EventBody) {
         let latest_ms = self.shared.0.lock().latest_ms;
         self.emit(latest_ms, body, None);
-        let mut stream = self.shared.0.lock();
-        if !stream.closed {
-            stream.closed = true;
-            match &stream.sink {
-                Sink::Client(outbox) => outbox.finish(),
-                Sink::Ring(ring) => ring.close(),
-            }
-        }
+        self.hand_over();
     }
 
     /// Resolves when the client is gone.
