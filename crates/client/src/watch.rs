@@ -167,6 +167,11 @@ impl Watch {
         self.pause_ms = (self.pause_ms * 2).min(PAUSE_MS_MAX);
     }
 
+    async fn paused(&mut self) -> Result<(), ClientError> {
+        self.pause().await;
+        Ok(())
+    }
+
     /// Another node owns the source, or nobody does.
     fn follow(&mut self, owner: &OwnerHeader) {
         self.stream = None;
@@ -203,7 +208,7 @@ impl Watch {
 
     /// Asks for the source's events, where they are thought to be.
     async fn open(&mut self) -> Result<(), ClientError> {
-        let Some((connection, node)) = self.connect().await? else { return Ok(self.pause().await) };
+        let Some((connection, node)) = self.connect().await? else { return self.paused().await };
         let header = WatchHeader { source: self.source, epoch: self.epoch, next_event: self.next_event };
         let asking = Stream::open(connection, node, &header);
         let answer = tokio::time::timeout(Duration::from_millis(ANSWER_MS_MAX), asking).await;
@@ -213,7 +218,7 @@ impl Watch {
             Ok(Err(Broken::Ended)) | Err(_) => {
                 self.own = None;
                 self.hint = None;
-                return Ok(self.pause().await);
+                return self.paused().await;
             }
         };
         if owner.here == 0 {
@@ -233,7 +238,7 @@ impl Watch {
         if owner.epoch < self.epoch {
             tracing::debug!(epoch = owner.epoch, newest = self.epoch, "an owner of an epoch that has passed");
             self.hint = None;
-            return Ok(self.pause().await);
+            return self.paused().await;
         }
         if self.epoch != 0 {
             self.seen.goes_on();
