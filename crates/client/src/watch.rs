@@ -46,6 +46,8 @@ pub struct Watch {
     epoch: u64,
     next_event: u64,
     pause_ms: u64,
+    /// Nothing of the epoch has come yet, and it is not the first.
+    new_epoch: bool,
     /// It was told that nobody owns the source.
     orphaned: bool,
 }
@@ -97,6 +99,7 @@ pub(crate) fn watch(client: &Client, source: &str) -> Result<Watch, ClientError>
         epoch: 0,
         next_event: 0,
         pause_ms: PAUSE_MS,
+        new_epoch: false,
         orphaned: false,
     })
 }
@@ -130,6 +133,11 @@ impl Watch {
                 Ok(Item::Event(event)) => {
                     self.pause_ms = PAUSE_MS;
                     self.next_event = self.next_event.max(event.number + 1);
+                    // An owner that goes on from a state says so first; another one begins anew.
+                    let first = std::mem::take(&mut self.new_epoch);
+                    if first && !matches!(event.body, EventBody::Resumed { .. }) {
+                        self.seen.begins_anew();
+                    }
                     if let Some(event) = self.seen.admit(event) {
                         return Ok(event);
                     }
@@ -244,6 +252,7 @@ impl Watch {
             self.seen.goes_on();
         }
         if owner.epoch > self.epoch {
+            self.new_epoch = self.epoch != 0;
             (self.epoch, self.next_event) = (owner.epoch, 0);
         }
         self.orphaned = false;
