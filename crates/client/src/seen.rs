@@ -15,7 +15,8 @@ const NOTICES_MAX: usize = 16;
 
 #[derive(Default)]
 pub(crate) struct Seen {
-    opened: bool,
+    /// What the source was: video, sound, width, height.
+    opened: Option<(bool, bool, u32, u32)>,
     detection: Option<u64>,
     track: Option<u64>,
     /// The end of a segment comes before the beginning of the next at the same time.
@@ -43,6 +44,11 @@ impl Seen {
         self.gaps_before = self.gaps;
     }
 
+    /// What comes from here on has nothing to do with what was had, but for its numbers.
+    pub(crate) fn begins_anew(&mut self) {
+        *self = Self { events: self.events, latest_ms: self.latest_ms, ..Self::default() };
+    }
+
     /// The event as the application gets it, with its number in the order of what it has had; `None` when it has had it.
     pub(crate) fn admit(&mut self, mut event: Event) -> Option<Event> {
         let is_new = self.is_new(&event.body);
@@ -60,7 +66,10 @@ impl Seen {
 
     fn is_new(&mut self, body: &EventBody) -> bool {
         match body {
-            EventBody::Opened { .. } => !std::mem::replace(&mut self.opened, true),
+            EventBody::Opened { video, audio, width, height, .. } => {
+                let now = Some((*video, *audio, *width, *height));
+                std::mem::replace(&mut self.opened, now) != now
+            }
             EventBody::Detection { frame, .. } => advance(&mut self.detection, *frame),
             EventBody::Track { frame, .. } => advance(&mut self.track, *frame),
             EventBody::Speech { active, start_ms, end_ms } => {
@@ -149,6 +158,31 @@ mod tests {
         for (number, body) in (9..).zip([detection(3), sound(false), speech(false, 900, 1_400), words(900, 1_400)]) {
             assert_eq!(seen.admit(event(40 + number, 1_400, body)).map(|event| event.number), Some(number));
         }
+    }
+
+    #[test]
+    fn what_begins_anew_is_not_compared_with_what_was_had() {
+        let detection = |frame: u64| EventBody::Detection { frame, detections: Vec::new() };
+        let opened = |width| EventBody::Opened {
+            video: true,
+            audio: false,
+            width,
+            height: 2,
+            frame_rate: 1.0,
+            sample_rate_hz: 0,
+            duration_ms: 0,
+        };
+        let mut seen = Seen::default();
+        for body in [opened(1), detection(7)] {
+            assert!(seen.admit(event(0, 0, body)).is_some());
+        }
+        seen.goes_on();
+        for body in [opened(1), detection(3)] {
+            assert!(seen.admit(event(0, 0, body)).is_none());
+        }
+        assert!(seen.admit(event(0, 0, opened(3))).is_some(), "another shape is news");
+        seen.begins_anew();
+        assert_eq!(seen.admit(event(0, 0, detection(3))).map(|event| event.number), Some(3));
     }
 
     #[test]

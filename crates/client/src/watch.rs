@@ -46,6 +46,8 @@ pub struct Watch {
     epoch: u64,
     next_event: u64,
     pause_ms: u64,
+    /// Nothing of the epoch has come yet, and it is not the first.
+    new_epoch: bool,
     /// It was told that nobody owns the source.
     orphaned: bool,
 }
@@ -97,6 +99,7 @@ pub(crate) fn watch(client: &Client, source: &str) -> Result<Watch, ClientError>
         epoch: 0,
         next_event: 0,
         pause_ms: PAUSE_MS,
+        new_epoch: false,
         orphaned: false,
     })
 }
@@ -130,6 +133,11 @@ impl Watch {
                 Ok(Item::Event(event)) => {
                     self.pause_ms = PAUSE_MS;
                     self.next_event = self.next_event.max(event.number + 1);
+                    // An owner that goes on from a state says so first; another one begins anew.
+                    let first = std::mem::take(&mut self.new_epoch);
+                    if first && !matches!(event.body, EventBody::Resumed { .. }) {
+                        self.seen.begins_anew();
+                    }
                     if let Some(event) = self.seen.admit(event) {
                         return Ok(event);
                     }
@@ -165,6 +173,11 @@ impl Watch {
     async fn pause(&mut self) {
         tokio::time::sleep(Duration::from_millis(self.pause_ms)).await;
         self.pause_ms = (self.pause_ms * 2).min(PAUSE_MS_MAX);
+    }
+
+    async fn paused(&mut self) -> Result<(), ClientError> {
+        self.pause().await;
+        Ok(())
     }
 
     /// Another node owns the source, or nobody does.
@@ -203,7 +216,7 @@ impl Watch {
 
     /// Asks for the source's events, where they are thought to be.
     async fn open(&mut self) -> Result<(), ClientError> {
-        let Some((connection, node)) = self.connect().await? else { return Ok(self.pause().await) };
+        let Some((connection, node)) = self.connect().await? else { return self.paused().await };
         let header = WatchHeader { source: self.source, epoch: self.epoch, next_event: self.next_event };
         let asking = Stream::open(connection, node, &header);
         let answer = tokio::time::timeout(Duration::from_millis(ANSWER_MS_MAX), asking).await;
@@ -213,7 +226,7 @@ impl Watch {
             Ok(Err(Broken::Ended)) | Err(_) => {
                 self.own = None;
                 self.hint = None;
-                return Ok(self.pause().await);
+                return self.paused().await;
             }
         };
         if owner.here == 0 {
@@ -233,12 +246,13 @@ impl Watch {
         if owner.epoch < self.epoch {
             tracing::debug!(epoch = owner.epoch, newest = self.epoch, "an owner of an epoch that has passed");
             self.hint = None;
-            return Ok(self.pause().await);
+            return self.paused().await;
         }
         if self.epoch != 0 {
             self.seen.goes_on();
         }
         if owner.epoch > self.epoch {
+            self.new_epoch = self.epoch != 0;
             (self.epoch, self.next_event) = (owner.epoch, 0);
         }
         self.orphaned = false;

@@ -16,9 +16,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sensorium_device::clock::now_ns;
 
 /// The exit status when ffmpeg was ended because the lease lapsed or the node is gone.
-const ENDED: u8 = 200;
+pub(crate) const ENDED: u8 = 200;
 /// The exit status when a signal ended ffmpeg.
-const KILLED: u8 = 201;
+pub(crate) const KILLED: u8 = 201;
 
 /// Runs a program for as long as standard input says. Gives the exit status.
 ///

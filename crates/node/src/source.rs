@@ -205,12 +205,14 @@ impl Sources {
         if !principal.has(Role::Submit) {
             return Err("watching a source needs a certificate with the role submit".to_owned());
         }
+        let may = |source: &Source| source.spec.tenants.is_empty() || source.spec.tenants.contains(&principal.tenant);
         let Some(source) = self.by_name.get(name) else {
-            let known: Vec<_> = self.by_name.keys().take(8).map(String::as_str).collect();
+            let theirs = self.by_name.values().filter(|source| may(source));
+            let known: Vec<_> = theirs.take(8).map(|source| source.spec.name.as_str()).collect();
             let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
             return Err(format!("there is no source {name:?}; known are: {known}"));
         };
-        if !source.spec.tenants.is_empty() && !source.spec.tenants.contains(&principal.tenant) {
+        if !may(source) {
             return Err(format!("source {name} is not for tenant {}", principal.tenant));
         }
         if Arc::strong_count(&self.watchers) > WATCHERS_MAX {

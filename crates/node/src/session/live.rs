@@ -6,13 +6,14 @@
 //! ago it was kept, both durations. No clock of another machine is looked at.
 
 mod decoder;
+mod pace;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sensorium_cluster::SourceSpec;
 use sensorium_device::clock::now_ns;
-use sensorium_pipelines::session::{AudioState, SessionState};
+use sensorium_pipelines::session::{AudioState, SessionState, VideoState};
 use sensorium_pipelines::sound::{SoundEvents, SoundSettings};
 use sensorium_pipelines::speech::{SpeechSegmenter, SpeechSettings};
 use sensorium_processing::nut::NutItem;
@@ -32,7 +33,10 @@ use crate::source::{Ring, Source};
 
 use decoder::Decoder;
 pub(crate) use decoder::Tools;
+use pace::Pace;
 
+/// Longest pause between two packets of a stream that is ahead of its time, in milliseconds.
+const WAIT_MS_MAX: u64 = 1_000;
 const SAMPLES_PER_MS: u64 = SAMPLE_RATE_HZ as u64 / 1000;
 
 /// What a live session runs with.
@@ -216,6 +220,7 @@ impl Feed {
         let offset_ms = reached_ms.map_or(0, |reached_ms| (clock.now_ms()).max(reached_ms + 1));
         self.begin(decoder.info(), offset_ms);
         let mut sample = offset_ms * SAMPLES_PER_MS;
+        let (mut pace, opened) = (Pace::default(), Instant::now());
         loop {
             let packet = match decoder.next().await {
                 Ok(NutItem::Packet(packet)) => packet,
@@ -223,8 +228,13 @@ impl Feed {
                 Err(reason) => return Ok(reason),
             };
             self.setting.source.gave();
+            let pts_ms = u64::try_from(packet.pts_ns / 1_000_000).unwrap_or(0);
+            let elapsed_ms = u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let wait_ms = pace.wait_ms(elapsed_ms, pts_ms).min(WAIT_MS_MAX);
+            if wait_ms > 0 {
+                tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            }
             if Some(packet.stream) == decoder.video {
-                let pts_ms = u64::try_from(packet.pts_ns / 1_000_000).unwrap_or(0);
                 self.frame(offset_ms + pts_ms, packet.pts_ns, packet.payload)?;
             } else if Some(packet.stream) == decoder.audio {
                 let samples = match from_i16_le(&packet.payload) {
@@ -257,9 +267,12 @@ impl Feed {
             (state.video.as_ref().map(|video| (video.width, video.height)), state.audio.is_some())
         };
         let mut state = self.state.take();
+        // Frames are never numbered anew in a session, whatever becomes of its tracks.
+        let frames = state.as_ref().and_then(|state| state.video.as_ref()).map_or(0, VideoState::frames);
+        self.next_frame = self.next_frame.max(frames);
         if state.as_ref().is_some_and(|state| of_state(state) != shape(&info)) || self.parts.is_some() {
             state = None;
-            let text = format!("from {offset_ms} ms on the source has another shape: its tracks get new ids");
+            let text = format!("from {offset_ms} ms on the source has another shape: its tracks are counted anew");
             self.events.emit(offset_ms, EventBody::Notice { text }, None);
         }
         let opened = EventBody::Opened {
@@ -281,7 +294,7 @@ impl Feed {
         });
         let last = state.video.as_ref().and_then(|video| video.last);
         self.samples = state.audio.as_ref().map_or(0, |audio| audio.heard);
-        (self.next_frame, self.last_frame_ms) = (last.map_or(0, |(number, _)| number + 1), last.map(|(_, t_ms)| t_ms));
+        self.last_frame_ms = last.map(|(_, t_ms)| t_ms).or(self.last_frame_ms);
         self.hole = (self.samples < offset_ms * SAMPLES_PER_MS)
             .then(|| self.unwatched.clone().unwrap_or_else(|| "the source changed hands".to_owned()));
         let (cuts, states, epoch) = (self.cuts.clone(), self.states.clone(), self.setting.ring.epoch);

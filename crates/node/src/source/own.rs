@@ -197,8 +197,10 @@ impl Candidate<'_> {
         let (other, reason) = match verdict {
             Some(LeaseVerdict::Held) => {
                 let owner = NodeId(answer.holder);
-                let other = (cluster.id() != owner).then_some((owner, answer.epoch));
-                (other, "another node owns it".to_owned())
+                match cluster.id() == owner {
+                    true => (None, "this node's earlier lease has not run out".to_owned()),
+                    false => (Some((owner, answer.epoch)), "another node owns it".to_owned()),
+                }
             }
             Some(LeaseVerdict::Starting) => (None, "its grantor was started a moment ago".to_owned()),
             Some(LeaseVerdict::Full) => (None, "its grantor has too many sources".to_owned()),

@@ -131,3 +131,59 @@ impl Source {
         named(&any.name, any.api, 0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> Source {
+        let spec = toml::from_str("name = \"door\"\nuri = \"/a.ts\"").unwrap();
+        Source::new(spec, Place::Alone)
+    }
+
+    fn fill(ring: &Ring, events: u64) {
+        for number in 0..events {
+            let event =
+                Event { t_ms: number, number, body: EventBody::Notice { text: "x".repeat(1_000) }, receipt: None };
+            assert!(ring.push(&event, &codec::encode(&event)), "the source is never held up");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_reads_nothing_costs_a_bounded_memory_and_holds_nobody_up() {
+        let (source, ring, outbox) = (source(), Ring::new(7, u64::MAX), Outbox::new(usize::MAX));
+        let from = WatchHeader { epoch: 7, ..WatchHeader::default() };
+        fill(&ring, 1);
+        let serving = send(&source, &ring, &from, &outbox);
+        let filling = async {
+            for _ in 0..50 {
+                fill(&ring, 100);
+                tokio::task::yield_now().await;
+                // One batch more than the bound, each event with its frame.
+                assert!(outbox.queued_bytes() < WATCHER_QUEUED_BYTES_MAX + BATCH_EVENTS_MAX * 1_200);
+            }
+            assert!(outbox.queued_bytes() >= WATCHER_QUEUED_BYTES_MAX);
+            ring.close();
+        };
+        tokio::select! {
+            () = serving => panic!("it waits for its reader"),
+            () = filling => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_gets_what_is_there_and_how_much_is_not() {
+        let (source, ring, outbox) = (source(), Ring::new(7, u64::MAX), Outbox::new(usize::MAX));
+        fill(&ring, super::super::ring::RING_EVENTS_MAX as u64 + 30);
+        ring.close();
+        // Of that epoch, from number 10 on: 20 of them are gone. A bounded part is sent before the reader reads.
+        let from = WatchHeader { epoch: 7, next_event: 10, ..WatchHeader::default() };
+        let wait = Duration::from_millis(200);
+        assert!(tokio::time::timeout(wait, send(&source, &ring, &from, &outbox)).await.is_err());
+        assert_eq!(source.missed.load(Ordering::Relaxed), 20);
+        // Who had everything is done at once.
+        let (next_event, outbox) = (ring.next(), Outbox::new(usize::MAX));
+        send(&source, &ring, &WatchHeader { epoch: 7, next_event, ..WatchHeader::default() }, &outbox).await;
+        assert_eq!(outbox.queued_bytes(), 0);
+    }
+}

@@ -14,6 +14,8 @@ use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::guard;
+
 use super::super::source::{READ_BYTES, SAMPLE_RATE_HZ, SourceInfo, VideoInfo};
 
 /// How long opening may take until the first frame or sound, in milliseconds.
@@ -197,8 +199,12 @@ impl Decoder {
             let line = line.strip_prefix('[').and_then(|line| line.split_once("] ")).map_or(line, |(_, words)| words);
             line.chars().filter(|c| !c.is_control()).take(200).collect::<String>()
         });
-        match (words, self.status) {
-            (_, Some(status)) if status.success() => "the stream ended".to_owned(),
+        // Its words may be of long ago; how it ended says more.
+        let code = self.status.and_then(|status| status.code());
+        match (words, code.and_then(|code| u8::try_from(code).ok())) {
+            (_, Some(0)) => "the stream ended".to_owned(),
+            (_, Some(guard::KILLED)) => "its ffmpeg was killed".to_owned(),
+            (_, Some(guard::ENDED)) => "its ffmpeg was ended: the lease has lapsed".to_owned(),
             (Some(words), _) => words,
             (None, _) => "its ffmpeg was ended".to_owned(),
         }
