@@ -31,9 +31,9 @@ pub(crate) fn run(paths: &Paths, target: &Target, out: &Path) -> anyhow::Result<
             "listen = \"127.0.0.1:0\"\nlisten_cluster = \"127.0.0.1:0\"\ngpus = {gpus}\nload = [\"identity\", \"yamnet\"]\n"
         ),
     )?;
-    let node = Ended(sensorium(paths, &folder, "node")?.arg("node").arg("--config").arg(&config).spawn()?);
-    let worker = ready(paths, &folder, 0).context("the node's log is in killed/node.log")?;
-    let mut load = sensorium(paths, &folder, "load")?;
+    let node = Ended(sensorium(paths, target, &folder, "node")?.arg("node").arg("--config").arg(&config).spawn()?);
+    let worker = ready(paths, target, &folder, 0).context("the node's log is in killed/node.log")?;
+    let mut load = sensorium(paths, target, &folder, "load")?;
     let load_output = folder.join("load.json");
     load.args(["load", "--json", "--mix", "identity:1k=3,identity:200k=1,yamnet=2", "--deadline", "20s"]);
     load.args(["--seconds", &LOAD_SECONDS.to_string(), "--rate", &JOBS_PER_SECOND.to_string()]);
@@ -42,7 +42,7 @@ pub(crate) fn run(paths: &Paths, target: &Target, out: &Path) -> anyhow::Result<
     let killed = Instant::now();
     let pid = Pid::from_raw(i32::try_from(worker)?).context("a worker has a process")?;
     kill_process(pid, Signal::KILL)?;
-    let again = ready(paths, &folder, 1)?;
+    let again = ready(paths, target, &folder, 1)?;
     let back_ms = killed.elapsed().as_secs_f64() * 1e3;
     let status = load.0.wait()?;
     let tally: Value = serde_json::from_slice(&fs::read(&load_output)?).context("what sensorium load says")?;
@@ -71,10 +71,11 @@ impl Drop for Ended {
 }
 
 /// This program, on a data directory of its own.
-fn sensorium(paths: &Paths, folder: &Path, log: &str) -> anyhow::Result<Command> {
+fn sensorium(paths: &Paths, target: &Target, folder: &Path, log: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("--data").arg(folder.join("data")).arg("--cache").arg(&paths.cache);
-    command.arg("--onnxruntime").arg(&paths.onnxruntime).arg("--onnxruntime-gpu").arg(&paths.onnxruntime_gpu);
+    // One library for whatever the node runs on: a packed folder has no other.
+    command.arg("--onnxruntime").arg(&target.library).arg("--onnxruntime-gpu").arg(&target.library);
     for repository in &paths.repositories {
         command.arg("--models").arg(repository);
     }
@@ -83,10 +84,11 @@ fn sensorium(paths: &Paths, folder: &Path, log: &str) -> anyhow::Result<Command>
 }
 
 /// Waits until the node's device is ready after so many replacements; gives the worker's process id.
-fn ready(paths: &Paths, folder: &Path, restarts: u64) -> anyhow::Result<u64> {
+fn ready(paths: &Paths, target: &Target, folder: &Path, restarts: u64) -> anyhow::Result<u64> {
     let began = Instant::now();
     while began.elapsed() < READY {
-        let output = sensorium(paths, folder, "status")?.args(["status", "--json"]).stdout(Stdio::piped()).output()?;
+        let output =
+            sensorium(paths, target, folder, "status")?.args(["status", "--json"]).stdout(Stdio::piped()).output()?;
         let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         let device = &status["devices"][0];
         if device["state"] == "ready"
