@@ -108,7 +108,7 @@ fn what_was_learned_outlives_the_node() {
     };
     let first = of(&kept, "identity");
     let samples = |entry: &Value| {
-        let counts = entry["learned"][0][1]["counts"].as_array().unwrap();
+        let counts = entry["learned"]["ratios"][0][1]["counts"].as_array().unwrap();
         counts.iter().map(|count| count.as_u64().unwrap()).sum::<u64>()
     };
     assert!(samples(&first) > 20, "more than the profile: {first}");

@@ -165,7 +165,10 @@ impl ServiceTimes {
     pub(crate) fn learned(&self) -> Learned {
         let by_work = self.by_work.iter().cloned();
         let ratios = std::iter::once((0, self.all.clone())).chain(by_work).collect();
-        Learned { ratios, reserve: self.reserve }
+        // For another lane, at another time.
+        let mut reserve = self.reserve;
+        reserve.begin(0);
+        Learned { ratios, reserve }
     }
 
     pub(crate) fn batch_max(&self) -> usize {
