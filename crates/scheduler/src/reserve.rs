@@ -13,9 +13,6 @@ use serde::{Deserialize, Serialize};
 const KEPT_PER_MISS: u64 = 4_000;
 /// One broken promise adds this part of a job's own time.
 const STEPS_PER_JOB: u64 = 4;
-/// A lane that knows nothing and has to be careful begins with so many steps: to be too careful for the first minutes
-/// costs a little work, to find out costs promises.
-const STEPS_AT_FIRST: u64 = 2;
 /// It never grows beyond so many times a job's own time: what would need more is not a matter of chance.
 const JOBS_MAX: u64 = 2;
 
@@ -31,11 +28,6 @@ impl Reserve {
     const ONE: u64 = 1_000_000_000;
     const STEP: u64 = Self::ONE / STEPS_PER_JOB;
     const MAX: u64 = JOBS_MAX * Self::ONE;
-
-    /// For a lane that knows nothing, under real load.
-    pub(crate) fn careful() -> Self {
-        Self { billionths: STEPS_AT_FIRST * Self::STEP, since_ns: 0 }
-    }
 
     /// For a lane that is opened now. What another lane promised does not count.
     pub(crate) fn begin(&mut self, now_ns: u64) {
@@ -84,14 +76,6 @@ mod tests {
         assert_eq!(reserve.of_ns(1_000_000), before_ns);
         reserve.kept(KEPT_PER_MISS);
         assert_eq!(reserve.of_ns(1_000_000), 0);
-    }
-
-    #[test]
-    fn care_passes() {
-        let mut reserve = Reserve::careful();
-        assert_eq!(reserve.of_ns(1_000), 500);
-        reserve.kept(STEPS_AT_FIRST * KEPT_PER_MISS);
-        assert_eq!(reserve.of_ns(1_000), 0);
     }
 
     #[test]

@@ -48,14 +48,6 @@ pub struct Learned {
     reserve: Reserve,
 }
 
-impl Learned {
-    /// Nothing, which under real load is a reason to promise less at first. The default promises what the profile says.
-    #[must_use]
-    pub fn careful() -> Self {
-        Self { ratios: Vec::new(), reserve: Reserve::careful() }
-    }
-}
-
 /// What is wrong with a profile.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ProfileError {

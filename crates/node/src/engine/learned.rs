@@ -62,7 +62,7 @@ impl LearnedTimes {
     /// What is known of a model, if it was learned on this profile.
     pub(super) fn find(&self, device: &str, info: &ModelInfo, profile: &ServiceProfile) -> Learned {
         let kept = self.kept.iter().find(|kept| kept.is(device, &info.name, info.version) && kept.profile == *profile);
-        kept.map_or_else(Learned::careful, |kept| kept.learned.clone())
+        kept.map(|kept| kept.learned.clone()).unwrap_or_default()
     }
 
     fn keep(&mut self, new: Kept) {
