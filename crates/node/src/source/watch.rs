@@ -134,6 +134,8 @@ impl Source {
 
 #[cfg(test)]
 mod tests {
+    use sensorium_wire::frame::PRELUDE_BYTES;
+
     use super::*;
 
     fn source() -> Source {
@@ -141,10 +143,13 @@ mod tests {
         Source::new(spec, Place::Alone)
     }
 
+    fn long_event(number: u64) -> Event {
+        Event { t_ms: number, number, body: EventBody::Notice { text: "x".repeat(1_000) }, receipt: None }
+    }
+
     fn fill(ring: &Ring, events: u64) {
         for number in 0..events {
-            let event =
-                Event { t_ms: number, number, body: EventBody::Notice { text: "x".repeat(1_000) }, receipt: None };
+            let event = long_event(number);
             assert!(ring.push(&event, &codec::encode(&event)), "the source is never held up");
         }
     }
@@ -155,12 +160,15 @@ mod tests {
         let from = WatchHeader { epoch: 7, ..WatchHeader::default() };
         fill(&ring, 1);
         let serving = send(&source, &ring, &from, &outbox);
+        let framed_bytes = codec::encode(&long_event(0)).len() + PRELUDE_BYTES;
         let filling = async {
             for _ in 0..50 {
                 fill(&ring, 100);
                 tokio::task::yield_now().await;
-                // One batch more than the bound, each event with its frame.
-                assert!(outbox.queued_bytes() < WATCHER_QUEUED_BYTES_MAX + BATCH_EVENTS_MAX * 1_200);
+                // One batch more than the bound, each event with its frame,
+                // and room for a word about what was missed.
+                let queued_bytes_max = WATCHER_QUEUED_BYTES_MAX + (BATCH_EVENTS_MAX + 1) * framed_bytes;
+                assert!(outbox.queued_bytes() <= queued_bytes_max, "{} {framed_bytes}", outbox.queued_bytes());
             }
             assert!(outbox.queued_bytes() >= WATCHER_QUEUED_BYTES_MAX);
             ring.close();
