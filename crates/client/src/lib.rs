@@ -31,6 +31,7 @@ mod connection;
 mod credits;
 mod dial;
 mod error;
+mod frames;
 mod inner;
 mod job;
 mod loan;

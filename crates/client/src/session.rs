@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-use sensorium_transport::{FrameReader, Step};
-use sensorium_wire::codec::{self, FrameWriter};
+use bytes::BytesMut;
+use sensorium_wire::codec::FrameWriter;
 use sensorium_wire::session::SessionHeader;
 use sensorium_wire::{Event, EventBody, Kind, Name};
 use tokio::io::AsyncReadExt;
 
 use crate::ClientError;
+use crate::frames::{Broken, Frames};
 use crate::inner::{ConnectedNode, Inner};
 use crate::seen::Seen;
 
@@ -55,11 +55,7 @@ pub struct Session {
 
 /// What comes from one node.
 struct Stream {
-    recv: quinn::RecvStream,
-    reader: FrameReader,
-    chunk: Bytes,
-    payload: Vec<u8>,
-    kind: Option<Kind>,
+    frames: Frames,
     upload: tokio::task::JoinHandle<Result<(), ClientError>>,
     connection: quinn::Connection,
     node: ConnectedNode,
@@ -123,8 +119,7 @@ async fn start(
     let upload = tokio::spawn(async move {
         upload(send, file, &header, file_bytes).await.map_err(|source| ClientError::File { path, source })
     });
-    let (reader, chunk) = (FrameReader::default(), Bytes::new());
-    Ok(Stream { recv, reader, chunk, payload: Vec::new(), kind: None, upload, connection, node })
+    Ok(Stream { frames: Frames::new(recv), upload, connection, node })
 }
 
 fn lost(node: &ConnectedNode, opened: Instant, events: u64, error: &quinn::ConnectionError) -> ClientError {
@@ -209,7 +204,10 @@ impl Session {
                 Err(Broken::Connection(error)) => {
                     self.resume(lost(&self.stream.node, self.opened, self.seen.events, &error)).await?;
                 }
-                Err(Broken::Other(error)) => return Err(error),
+                Err(Broken::Stream(reason)) => {
+                    return Err(ClientError::Protocol(format!("the session broke off: {reason}")));
+                }
+                Err(Broken::Content(error)) => return Err(error),
             }
         }
     }
@@ -250,62 +248,15 @@ impl Session {
     }
 }
 
-/// Why nothing more comes from a node.
-enum Broken {
-    Connection(quinn::ConnectionError),
-    Other(ClientError),
-}
-
-impl From<ClientError> for Broken {
-    fn from(error: ClientError) -> Self {
-        Self::Other(error)
-    }
-}
-
 impl Stream {
     async fn next(&mut self) -> Result<Option<Event>, Broken> {
-        loop {
-            let mut input = &self.chunk[..];
-            let step = self.reader.step(&mut input).map_err(|error| ClientError::Protocol(error.to_string()))?;
-            let mut done = false;
-            match step {
-                Step::Head(prelude) => self.kind = Some(prelude.kind),
-                Step::Payload(bytes) => self.payload.extend_from_slice(bytes),
-                Step::End => done = true,
-                Step::More => {
-                    let piece = self.recv.read_chunk(usize::MAX, true).await;
-                    let broken = |error| match error {
-                        quinn::ReadError::ConnectionLost(error) => Broken::Connection(error),
-                        error => ClientError::Protocol(format!("the session broke off: {error}")).into(),
-                    };
-                    match piece.map_err(broken)? {
-                        Some(piece) => self.chunk = piece.bytes,
-                        None if self.reader.is_between_frames() => return self.finish().await,
-                        None => {
-                            return Err(ClientError::Protocol("the session ended inside an event".to_owned()).into());
-                        }
-                    }
-                    continue;
-                }
-            }
-            let used = self.chunk.len() - input.len();
-            let _ = self.chunk.split_to(used);
-            if done {
-                let payload = std::mem::take(&mut self.payload);
-                return match self.kind {
-                    Some(Kind::Event) => codec::decode(&payload)
-                        .map(Some)
-                        .ok_or_else(|| ClientError::Protocol("an event is not a valid archive".to_owned()).into()),
-                    Some(Kind::Error) => {
-                        Err(ClientError::Refused(String::from_utf8_lossy(&payload).into_owned()).into())
-                    }
-                    other => Err(ClientError::Protocol(format!("an event was expected, not {other:?}")).into()),
-                };
-            }
+        match self.frames.next(|_, _| Ok(())).await? {
+            Some(frame) => frame.event().map(Some).map_err(Broken::Content),
+            None => self.finish().await.map_err(Broken::Content),
         }
     }
 
-    async fn finish(&mut self) -> Result<Option<Event>, Broken> {
+    async fn finish(&mut self) -> Result<Option<Event>, ClientError> {
         if self.upload.is_finished() {
             (&mut self.upload).await.map_err(|error| ClientError::Protocol(error.to_string()))??;
         }

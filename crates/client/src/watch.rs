@@ -4,13 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use sensorium_transport::{FrameReader, Step};
-use sensorium_wire::codec::{self, FrameWriter, decode_header};
+use sensorium_wire::codec::{FrameWriter, decode_header};
 use sensorium_wire::source::{OwnerHeader, SourceName, WatchHeader, is_source_name};
 use sensorium_wire::{Event, EventBody, Kind, Name};
 
 use crate::dial;
+use crate::frames::{self, Frames};
 use crate::inner::{ConnectedNode, Inner};
 use crate::seen::Seen;
 use crate::{Client, ClientError};
@@ -54,11 +53,8 @@ pub struct Watch {
 
 /// What comes from one node.
 struct Stream {
-    recv: quinn::RecvStream,
-    reader: FrameReader,
-    chunk: Bytes,
-    payload: Vec<u8>,
-    kind: Option<Kind>,
+    frames: Frames,
+    /// A word that was heard and not told yet.
     owner: Option<OwnerHeader>,
     connection: quinn::Connection,
     node: ConnectedNode,
@@ -311,8 +307,7 @@ impl Stream {
         FrameWriter::default().put(&mut frame, Kind::Watch, 1, header, 0);
         send.write_all(&frame).await.map_err(|_| Broken::Ended)?;
         let _ = send.finish();
-        let (reader, chunk, payload) = (FrameReader::default(), Bytes::new(), Vec::new());
-        let mut stream = Self { recv, reader, chunk, payload, kind: None, owner: None, connection, node };
+        let mut stream = Self { frames: Frames::new(recv), owner: None, connection, node };
         match stream.next().await? {
             Item::Owner(owner) => Ok((stream, owner)),
             Item::Event(_) => Err(ClientError::Protocol("events came before their owner".to_owned()).into()),
@@ -320,48 +315,25 @@ impl Stream {
     }
 
     async fn next(&mut self) -> Result<Item, Broken> {
-        let protocol = |what: String| Broken::Fatal(ClientError::Protocol(what));
         if let Some(owner) = self.owner.take() {
             return Ok(Item::Owner(owner));
         }
-        loop {
-            let mut input = &self.chunk[..];
-            let step = self.reader.step(&mut input).map_err(|error| protocol(error.to_string()))?;
-            let mut done = false;
-            match step {
-                Step::Head(prelude) => {
-                    self.kind = Some(prelude.kind);
-                    if prelude.kind == Kind::Owner {
-                        let owner = decode_header(Kind::Owner, self.reader.header());
-                        self.owner = Some(owner.map_err(|error| protocol(error.to_string()))?);
-                    }
-                }
-                Step::Payload(bytes) => self.payload.extend_from_slice(bytes),
-                Step::End => done = true,
-                Step::More => {
-                    match self.recv.read_chunk(usize::MAX, true).await {
-                        Ok(Some(piece)) => self.chunk = piece.bytes,
-                        Ok(None) | Err(_) => return Err(Broken::Ended),
-                    }
-                    continue;
-                }
+        let mut owner = None;
+        let frame = self.frames.next(|kind, header| {
+            if kind == Kind::Owner {
+                let decoded = decode_header(Kind::Owner, header);
+                owner = Some(decoded.map_err(|error| ClientError::Protocol(error.to_string()))?);
             }
-            let used = self.chunk.len() - input.len();
-            let _ = self.chunk.split_to(used);
-            if !done {
-                continue;
-            }
-            let payload = std::mem::take(&mut self.payload);
-            return match (self.kind, self.owner.take()) {
-                (Some(Kind::Owner), Some(owner)) => Ok(Item::Owner(owner)),
-                (Some(Kind::Event), _) => codec::decode(&payload)
-                    .map(Item::Event)
-                    .ok_or_else(|| protocol("an event is not a valid archive".to_owned())),
-                (Some(Kind::Error), _) => {
-                    Err(ClientError::Refused(String::from_utf8_lossy(&payload).into_owned()).into())
-                }
-                (other, _) => Err(protocol(format!("an event was expected, not {other:?}"))),
-            };
+            Ok(())
+        });
+        let frame = match frame.await {
+            Ok(Some(frame)) => frame,
+            Err(frames::Broken::Content(error)) => return Err(error.into()),
+            Ok(None) | Err(frames::Broken::Connection(_) | frames::Broken::Stream(_)) => return Err(Broken::Ended),
+        };
+        match owner {
+            Some(owner) => Ok(Item::Owner(owner)),
+            None => Ok(Item::Event(frame.event()?)),
         }
     }
 }

@@ -14,9 +14,9 @@ use sensorium_hardware::{DeviceKind, GpuSample, Health, HealthJudge, Plan, Readi
 use crate::actors::device::DeviceMessage;
 use crate::board::Board;
 
-const LOOK_EVERY: Duration = Duration::from_millis(1_000);
-/// The same where the loss of a device is played.
-const PLAYED_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Between two looks, in milliseconds; and where the loss of a device is played.
+const LOOK_MS: u64 = 1_000;
+const PLAYED_LOOK_MS: u64 = 50;
 
 /// The watching thread; it ends when this goes.
 pub(crate) struct Watch {
@@ -39,15 +39,22 @@ impl Watch {
         }
         let (stop, stopped) = mpsc::channel();
         let board = Arc::clone(board);
-        let wait = move |time| matches!(stopped.recv_timeout(time), Err(RecvTimeoutError::Timeout));
+        let wait = move |ms| matches!(stopped.recv_timeout(Duration::from_millis(ms)), Err(RecvTimeoutError::Timeout));
         let thread = std::thread::Builder::new().name("gpu health".to_owned()).spawn(move || match played {
-            Some(injection) => play(&injection, || wait(PLAYED_LOOK_EVERY), &board),
+            Some(injection) => play(&injection, || wait(PLAYED_LOOK_MS), &board),
             None => {
                 let mut judges = vec![HealthJudge::default(); devices.len()];
                 sensorium_hardware::watch(
                     &uuids,
-                    || wait(LOOK_EVERY),
-                    |gpu, reading| tell(&board, devices[gpu], &mut judges[gpu], reading),
+                    || wait(LOOK_MS),
+                    |gpu, reading| {
+                        tell(&board, devices[gpu], judges[gpu].judge(&reading));
+                        let sample = match reading {
+                            Reading::Sample(sample) => Some(sample),
+                            Reading::Lost | Reading::Silent(_) => None,
+                        };
+                        board.set_sample(devices[gpu], sample);
+                    },
                 );
             }
         })?;
@@ -64,14 +71,8 @@ impl Drop for Watch {
     }
 }
 
-/// Judges a look, shows it, and tells the device's actor, which keeps in mind what it was told.
-fn tell(board: &Board, device: u32, judge: &mut HealthJudge, reading: Reading) {
-    let health = judge.judge(&reading);
-    let sample = match reading {
-        Reading::Sample(sample) => Some(sample),
-        Reading::Lost | Reading::Silent(_) => None,
-    };
-    board.set_sample(device, sample);
+/// Tells a verdict to the device's actor, which keeps in mind what it was told.
+fn tell(board: &Board, device: u32, health: Health) {
     if let Health::Bad(reason) = &health {
         // At once, and not only when the actor has its turn: nobody should take the device for ready.
         board.quarantine(device, reason);
@@ -90,6 +91,7 @@ fn play(injection: &Injection, mut wait: impl FnMut() -> bool, board: &Board) {
     while wait() {
         let lost = (from..until).contains(&began.elapsed());
         let reading = if lost { Reading::Lost } else { Reading::Sample(GpuSample::default()) };
-        tell(board, 0, &mut judge, reading);
+        // Only the verdict: no reading that was made up is ever shown.
+        tell(board, 0, judge.judge(&reading));
     }
 }
