@@ -41,9 +41,12 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE_FILES: [&str; 11] = [
+const UNSAFE_FILES: [&str; 14] = [
     "crates/device/src/backend/cuda.rs",
     "crates/device/src/backend/cuda/driver.rs",
+    "crates/device/src/backend/cuda/images.rs",
+    "crates/device/src/backend/cuda/images/down.rs",
+    "crates/device/src/backend/cuda/images/up.rs",
     "crates/device/src/backend/cuda/measure.rs",
     "crates/device/src/backend/cuda/network.rs",
     "crates/device/src/backend/placement.rs",

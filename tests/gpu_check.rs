@@ -47,14 +47,17 @@ fn without_a_gpu_nothing_is_claimed() {
 #[test]
 fn checks_pass_on_the_processor_and_say_so() {
     let out = tempfile::tempdir().unwrap();
-    let output = gpu_check(out.path(), &["--device", "cpu", "--only", "contract,answers,restart"]);
+    let output = gpu_check(out.path(), &["--device", "cpu", "--only", "contract,answers,restart,path"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("3 of 3 checks, on the processor: nothing is said of a GPU, passed"), "{text}");
+    assert!(text.contains("4 of 4 checks, on the processor: nothing is said of a GPU, passed"), "{text}");
     let report = report(out.path());
-    assert_eq!((&report["device"], &report["checks"]), (&Value::from("cpu"), &Value::from(3)));
+    assert_eq!((&report["device"], &report["checks"]), (&Value::from("cpu"), &Value::from(4)));
     let answers = &row(&report, "answers")["values"];
     assert_eq!(answers["nanodet_largest_difference"].as_f64(), Some(0.0), "{answers}");
+    assert!(answers["nanodet_values"].as_u64() > Some(1000) && answers["movenet_picture_values"].is_u64(), "{answers}");
+    let path = &row(&report, "path")["values"];
+    assert!(path["batch_1_frames_per_s"].as_f64().unwrap() > 0.0 && path["batch_1_busy_percent"].is_null(), "{path}");
     let restart = &row(&report, "restart")["values"];
     assert!(restart["back_ms_median"].as_f64().unwrap() > 0.0 && restart["kills"] == 3, "{restart}");
 }

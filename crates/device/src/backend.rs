@@ -12,6 +12,7 @@ use thiserror::Error;
 
 pub mod cpu;
 pub mod cuda;
+pub mod images;
 pub mod placement;
 mod runtime;
 mod tensor;
@@ -19,6 +20,7 @@ pub mod twin;
 
 pub use cpu::CpuBackend;
 pub use cuda::{CudaBackend, CudaDevice, GpuFault};
+pub use images::{ImageNetwork, ImagePlan};
 pub use tensor::{NamedTensor, Tensor, TensorBuffer, TensorData};
 
 /// A kind of device that runs networks.
@@ -32,6 +34,20 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError::Load`], [`BackendError::Misplaced`] or [`BackendError::Unsupported`], with the file.
     fn load(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError>;
+
+    /// Loads the network in `file` with the steps around it; `None` where the device does not do them itself.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and [`BackendError::Load`] when the plan does not fit the network.
+    fn load_images(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        plan: &ImagePlan,
+    ) -> Result<Option<Box<dyn ImageNetwork>>, BackendError> {
+        let _ = (file, options, plan);
+        Ok(None)
+    }
 
     /// Memory that networks take, in bytes, of all in this process; `None` where it is not known. The difference between
     /// two calls around loading and warming a model is what the model takes.

@@ -68,11 +68,11 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
         Some(gpu) => Some(CudaDevice::open(&setup.onnxruntime, gpu)?),
         None => None,
     };
-    // Kept to the end of the process: the GPU may read payloads where they lie.
-    let _pinned = gpu.as_ref().and_then(|gpu| {
-        let pinned = gpu.register(Arc::clone(&memory));
-        pinned.inspect_err(|error| tracing::warn!(%error, "payload memory is not pinned")).ok()
-    });
+    if let Some(gpu) = &gpu
+        && let Err(error) = gpu.read_from(Arc::clone(&memory))
+    {
+        tracing::warn!(%error, "payload memory is not pinned");
+    }
     let repository = Arc::new(Repository::open(&setup.repositories, &setup.weights)?);
     let mut sockets = Vec::new();
     for (fd, _) in (FIRST_LANE_FD..).zip(&setup.lanes) {

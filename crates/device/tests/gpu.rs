@@ -26,7 +26,7 @@ fn a_gpu_keeps_the_contract() {
     let library = library.expect("SENSORIUM_ONNXRUNTIME_GPU names the library of onnxruntime-gpu");
     // No identifier: the first GPU that this process sees.
     let quotas = GpuQuotas::default();
-    let setup = GpuSetup { uuid: String::new(), memory_bytes: 8 << 30, numa_node: None, quotas };
+    let setup = GpuSetup { uuid: String::new(), memory_bytes: 8 << 30, numa_node: None, quotas, kernels: None };
     let device = CudaDevice::open(&library, &setup).unwrap_or_else(|error| panic!("{error}"));
     for modality in Modality::ALL {
         let backend = CudaBackend::new(&device, modality).unwrap_or_else(|error| panic!("{error}"));

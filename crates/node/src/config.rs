@@ -52,6 +52,9 @@ pub struct NodeConfig {
     /// Most GPU memory that each lane's models may take, in MiB. Default visual 4096, audio 1024, fusion 2048, less in
     /// proportion on a card where that does not fit.
     pub gpu_quota_mib: GpuQuotas,
+    /// Whether GPUs resize and normalise images and find boxes themselves, with kernels of ours that NVRTC compiles. Default true;
+    /// without NVRTC the processor does it either way.
+    pub gpu_kernels: bool,
     /// Which devices the processors are: `without_gpu` (the default) only where no GPU is used, `always` beside GPUs too,
     /// `never`.
     pub cpu_devices: CpuDevices,
@@ -87,6 +90,7 @@ impl Default for NodeConfig {
             event_log_bytes_max: 0,
             gpus: true,
             gpu_quota_mib: GpuQuotas::default(),
+            gpu_kernels: true,
             cpu_devices: CpuDevices::default(),
             worker_nice: 5,
             drain_ms_max: 30_000,

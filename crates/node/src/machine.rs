@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sensorium_device::backend::cuda::{GpuQuotas, GpuSetup};
+use sensorium_device::backend::cuda::{GpuQuotas, GpuSetup, KernelSetup};
 use sensorium_device::protocol::{LaneSetup, ModelSetup, WorkerSetup};
 use sensorium_hardware::{CpuDevices, DeviceKind, DevicePlan, Gpu, HardwareError, Inventory, Plan, PlanOptions};
 use sensorium_models::ModelPackage;
@@ -88,7 +88,8 @@ pub(crate) fn worker_setup(
     device: &DevicePlan,
     cpus: Vec<u32>,
 ) -> WorkerSetup {
-    let gpu = gpu_setup(device, options.config.gpu_quota_mib);
+    let kernels = options.config.gpu_kernels.then(|| options.kernels.clone());
+    let gpu = gpu_setup(device, options.config.gpu_quota_mib, kernels);
     let kind = if gpu.is_some() { manifest::DeviceKind::Cuda } else { manifest::DeviceKind::Cpu };
     let onnxruntime = if gpu.is_some() { &options.onnxruntime_gpu } else { &options.onnxruntime };
     let lanes = Modality::ALL.map(|modality| LaneSetup {
@@ -117,13 +118,14 @@ pub(crate) fn worker_setup(
     }
 }
 
-fn gpu_setup(device: &DevicePlan, quotas: GpuQuotas) -> Option<GpuSetup> {
+fn gpu_setup(device: &DevicePlan, quotas: GpuQuotas, kernels: Option<KernelSetup>) -> Option<GpuSetup> {
     match &device.kind {
         DeviceKind::Cuda { uuid, .. } => Some(GpuSetup {
             uuid: uuid.clone(),
             memory_bytes: device.memory_bytes,
             numa_node: device.numa_node,
             quotas,
+            kernels,
         }),
         DeviceKind::Cpu => None,
     }
@@ -189,9 +191,9 @@ mod tests {
         let [gpu, cpu, _] = &plan.devices[..] else { panic!("{names:?}") };
         assert_eq!(announced(gpu, &gpu.cpus), (sensorium_scheduler::DeviceKind::Accelerator, 3));
         assert_eq!(announced(cpu, &[1, 2]), (sensorium_scheduler::DeviceKind::Cpu, 2));
-        let setup = gpu_setup(gpu, GpuQuotas::default()).unwrap();
+        let setup = gpu_setup(gpu, GpuQuotas::default(), None).unwrap();
         assert_eq!((setup.uuid.as_str(), setup.numa_node), ("GPU-0", Some(1)));
-        assert!(setup.memory_bytes < 80 << 30 && gpu_setup(cpu, GpuQuotas::default()).is_none());
+        assert!(setup.memory_bytes < 80 << 30 && gpu_setup(cpu, GpuQuotas::default(), None).is_none());
         assert_eq!(divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::WithoutGpu).devices.len(), 1);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorRef};
+use sensorium_device::backend::cuda::KernelSetup;
 use sensorium_device::slab::{Slab, SlabError};
 use sensorium_hardware::HardwareError;
 use sensorium_models::repository::Repository;
@@ -48,6 +49,8 @@ pub struct NodeOptions {
     pub onnxruntime: PathBuf,
     /// The same with a CUDA provider beside it, for GPUs; need not exist, and then GPUs are not used.
     pub onnxruntime_gpu: PathBuf,
+    /// Where GPUs' kernels come from.
+    pub kernels: KernelSetup,
     /// Model repositories, in order of precedence.
     pub repositories: Vec<PathBuf>,
     /// Where model files are that do not lie beside their manifest.

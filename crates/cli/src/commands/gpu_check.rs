@@ -7,6 +7,7 @@ mod answers;
 mod checks;
 mod kernels;
 mod killed;
+mod path;
 mod report;
 mod restart;
 mod target;

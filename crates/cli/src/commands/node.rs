@@ -35,6 +35,7 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
         data: paths.data.clone(),
         onnxruntime: paths.onnxruntime.clone(),
         onnxruntime_gpu: paths.onnxruntime_gpu.clone(),
+        kernels: paths.kernels(),
         repositories,
         weights: paths.weights(),
         program: std::env::current_exe().context("the path of this binary")?,

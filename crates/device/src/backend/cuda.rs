@@ -11,14 +11,15 @@
 
 mod driver;
 mod fault;
+mod images;
 mod inputs;
 mod measure;
 mod network;
 mod share;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, DriverError};
 use ort::environment::Environment;
@@ -35,9 +36,10 @@ pub use measure::upload_bytes_per_second;
 pub use share::GpuQuotas;
 
 use self::driver::Streams;
+use self::images::CudaImages;
 use self::network::CudaNetwork;
 use super::placement::{self, Placed};
-use super::{Backend, BackendError, CpuBackend, LoadOptions, Network, runtime};
+use super::{Backend, BackendError, CpuBackend, ImageNetwork, ImagePlan, LoadOptions, Network, runtime};
 use crate::cuda::cache::{CacheLimits, CubinCache};
 use crate::cuda::check::{CheckResult, kernels_against_twins};
 use crate::cuda::compile::{Nvrtc, NvrtcSearch};
@@ -59,6 +61,16 @@ pub struct GpuSetup {
     /// Where host memory for it should come from; `None` = anywhere.
     pub numa_node: Option<u32>,
     pub quotas: GpuQuotas,
+    /// For the steps around networks of images; `None` = they are the processor's.
+    pub kernels: Option<KernelSetup>,
+}
+
+/// Where the kernels of ours come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelSetup {
+    pub nvrtc: NvrtcSearch,
+    /// Folder that keeps their machine code.
+    pub folder: PathBuf,
 }
 
 impl GpuSetup {
@@ -78,6 +90,10 @@ pub struct CudaDevice {
     environment: Environment,
     processor: PathBuf,
     setup: GpuSetup,
+    /// `None`: there are none, which was told.
+    kernels: Option<Arc<Kernels>>,
+    /// Payload memory that it reads by itself.
+    slab: OnceLock<Arc<PinnedSlab>>,
     /// Why nothing runs on it any more.
     broken: Mutex<Option<String>>,
 }
@@ -97,8 +113,16 @@ impl CudaDevice {
         }
         let environment = runtime::environment(library)?;
         let context = driver::open(&setup.uuid)?;
+        let kernels = setup.kernels.as_ref().and_then(|kernels| match load_kernels(&context, kernels) {
+            Ok(kernels) => Some(Arc::new(kernels)),
+            Err(error) => {
+                tracing::warn!(%error, "images are prepared by the processor");
+                None
+            }
+        });
         let (setup, processor) = (setup.clone(), library.to_owned());
-        Ok(Arc::new(Self { context, environment, processor, setup, broken: Mutex::new(None) }))
+        let (slab, broken) = (OnceLock::new(), Mutex::new(None));
+        Ok(Arc::new(Self { context, environment, processor, setup, kernels, slab, broken }))
     }
 
     /// Gives the GPU direct access to payload memory, for as long as the value lives.
@@ -109,6 +133,17 @@ impl CudaDevice {
         PinnedSlab::register(&self.context, memory).map_err(|error| self.fault(error, "registering payload memory"))
     }
 
+    /// The same for as long as the device lives: lanes that are made from here on copy payloads from where they lie.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn read_from(&self, memory: Arc<SharedMemory>) -> Result<(), GpuFault> {
+        let slab = Arc::new(self.register(memory)?);
+        // A second one is not needed: nobody makes one.
+        let _ = self.slab.set(slab);
+        Ok(())
+    }
+
     /// What the GPU calls itself.
     ///
     /// # Errors
@@ -117,14 +152,12 @@ impl CudaDevice {
         self.context.name().map_err(|error| self.fault(error, "asking for the GPU's name"))
     }
 
-    /// Runs every kernel of ours beside its twin on the processor. Their machine code is kept below `folder`.
+    /// Runs every kernel of ours beside its twin on the processor.
     ///
     /// # Errors
     /// When NVRTC is not there, or a kernel cannot be compiled or loaded.
-    pub fn check_kernels(&self, nvrtc: &NvrtcSearch, folder: &Path) -> Result<Vec<CheckResult>, LaunchError> {
-        let nvrtc = Nvrtc::open(nvrtc)?;
-        let cache = CubinCache::new(folder, CacheLimits::default());
-        let kernels = Kernels::load(&self.context, &nvrtc, &cache)?;
+    pub fn check_kernels(&self, setup: &KernelSetup) -> Result<Vec<CheckResult>, LaunchError> {
+        let kernels = load_kernels(&self.context, setup)?;
         Ok(kernels_against_twins(&self.context, &kernels))
     }
 
@@ -146,10 +179,18 @@ impl CudaDevice {
     }
 }
 
+fn load_kernels(context: &Arc<CudaContext>, setup: &KernelSetup) -> Result<Kernels, LaunchError> {
+    let nvrtc = Nvrtc::open(&setup.nvrtc)?;
+    let cache = CubinCache::new(&setup.folder, CacheLimits::default());
+    Kernels::load(context, &nvrtc, &cache)
+}
+
 /// A lane's part of the GPU.
 struct Lane {
-    device: Arc<CudaDevice>,
     streams: Streams,
+    /// Payload memory that the GPU may copy from.
+    slab: Option<Arc<PinnedSlab>>,
+    device: Arc<CudaDevice>,
 }
 
 /// Networks of one lane on a GPU.
@@ -173,7 +214,7 @@ impl CudaBackend {
             .map_err(|error| device.fault(error, "making a lane's streams"))?;
         let quota_bytes = device.setup.quotas.bytes(modality, device.setup.memory_bytes);
         let processor = CpuBackend::open(&device.processor)?;
-        let lane = Arc::new(Lane { device: Arc::clone(device), streams });
+        let lane = Arc::new(Lane { streams, slab: device.slab.get().cloned(), device: Arc::clone(device) });
         Ok(Self { lane, modality, processor, quota_bytes, used_bytes: AtomicU64::new(0) })
     }
 
@@ -197,7 +238,16 @@ impl CudaBackend {
             .commit_from_file(file)
     }
 
-    fn load_on_gpu(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
+    /// Loads a network that is to run on the GPU; `around` puts other steps around it, and what both take counts.
+    fn load_on_gpu<T>(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        around: impl FnOnce(CudaNetwork) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let file = &file
+            .canonicalize()
+            .map_err(|error| BackendError::Load { file: file.to_owned(), message: error.to_string() })?;
         let during = format!("loading {}", file.display());
         let failed = |error: ort::Error| {
             let text = error.to_string();
@@ -220,7 +270,7 @@ impl CudaBackend {
         let placed = Placed::of(&placement::assignments(&session).map_err(failed)?);
         tracing::info!(file = %file.display(), "{}", placed.in_words());
         placed.keeps(options.compute).map_err(|message| BackendError::Misplaced { file: file.to_owned(), message })?;
-        let network = CudaNetwork::new(file.to_owned(), session, Arc::clone(&self.lane), options)?;
+        let network = around(CudaNetwork::new(file.to_owned(), session, Arc::clone(&self.lane), options)?)?;
         // The arena's limit holds for the arena; what cuDNN and the code itself take is seen only here.
         let grown = before.zip(self.lane.device.used_bytes()).map_or(0, |(before, after)| after.saturating_sub(before));
         let used = self.used_bytes.fetch_add(grown, Ordering::Relaxed) + grown;
@@ -228,7 +278,7 @@ impl CudaBackend {
             self.used_bytes.fetch_sub(grown, Ordering::Relaxed);
             return Err(self.over_quota(used));
         }
-        Ok(Box::new(network))
+        Ok(network)
     }
 
     fn over_quota(&self, used_bytes: u64) -> BackendError {
@@ -247,10 +297,21 @@ impl Backend for CudaBackend {
         if options.compute == Compute::Cpu {
             return self.processor.load(file, options);
         }
-        let full = file
-            .canonicalize()
-            .map_err(|error| BackendError::Load { file: file.to_owned(), message: error.to_string() })?;
-        self.load_on_gpu(&full, options)
+        Ok(Box::new(self.load_on_gpu(file, options, Ok)?))
+    }
+
+    fn load_images(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        plan: &ImagePlan,
+    ) -> Result<Option<Box<dyn ImageNetwork>>, BackendError> {
+        let Some(kernels) = self.lane.device.kernels.as_ref().filter(|_| options.compute == Compute::Gpu) else {
+            return Ok(None);
+        };
+        let around =
+            |network| CudaImages::new(file, network, &self.lane, kernels, plan, (options.outputs, options.rows_max));
+        Ok(Some(Box::new(self.load_on_gpu(file, options, around)?)))
     }
 
     fn memory_bytes_now(&self) -> Option<u64> {
@@ -275,7 +336,13 @@ mod tests {
     use super::*;
 
     fn setup() -> GpuSetup {
-        GpuSetup { uuid: "GPU-1".to_owned(), memory_bytes: 8 << 30, numa_node: None, quotas: GpuQuotas::default() }
+        GpuSetup {
+            uuid: "GPU-1".to_owned(),
+            memory_bytes: 8 << 30,
+            numa_node: None,
+            quotas: GpuQuotas::default(),
+            kernels: None,
+        }
     }
 
     #[test]

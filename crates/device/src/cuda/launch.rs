@@ -322,6 +322,31 @@ impl BoxBuffers {
         Ok((outcomes, found))
     }
 
+    /// Boxes that there is room for in each image.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.detections_max as usize
+    }
+
+    /// Queues the copy of what the last launch found in as many images as `outcomes` has places. From pinned memory the caller
+    /// must wait for `stream` before it looks.
+    ///
+    /// # Errors
+    /// When there are not so many images or places, or the driver refuses.
+    pub fn download(
+        &self,
+        stream: &Arc<CudaStream>,
+        outcomes: &mut [Outcome],
+        found: &mut [Found],
+    ) -> Result<(), LaunchError> {
+        let images = outcomes.len();
+        fits("the buffer of images", self.images_max, images)?;
+        fits("the list of boxes", found.len(), images * self.places())?;
+        let failed = driver("reading boxes back");
+        stream.memcpy_dtoh(&self.outcomes.slice(..images), outcomes).map_err(&failed)?;
+        stream.memcpy_dtoh(&self.found.slice(..images * self.places()), found).map_err(&failed)
+    }
+
     fn check(&self, candidates: u32, images: usize) -> Result<(), ArgumentError> {
         fits("the buffer of candidates", self.candidates_max as usize, candidates as usize)?;
         fits("the buffer of images", self.images_max, images)

@@ -1,5 +1,6 @@
 //! One lane: its models and the loop that runs their batches.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use sensorium_wire::{BodyKind, Dtype, Reason, limits};
 
 use crate::backend::Backend;
 use crate::clock::now_ns;
-use crate::executor::{self, Executor, JobInput, JobOutput, Slice};
+use crate::executor::{self, Executor, JobInput, JobOutput, STARTED_BATCHES_MAX, Slice};
 use crate::protocol::{
     AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, ModelSetup,
     PACKET_BYTES_MAX, put_packet, read_packet,
@@ -73,37 +74,172 @@ impl Lane {
         backend: &dyn Backend,
     ) -> Result<(), String> {
         let mut packet = vec![0; PACKET_BYTES_MAX];
-        let mut answer = Vec::with_capacity(PACKET_BYTES_MAX);
+        let mut started: VecDeque<Batch> = VecDeque::with_capacity(STARTED_BATCHES_MAX);
+        let mut answers = Answers {
+            socket,
+            memory,
+            injection,
+            entries: Vec::new(),
+            packet: Vec::new(),
+            free: (Instant::now(), now_ns()),
+        };
         loop {
-            let bytes = match rustix::net::recv(socket, &mut packet[..], RecvFlags::empty()) {
-                Ok((bytes, _)) => bytes,
-                Err(Errno::INTR) => continue,
-                Err(error) => return Err(format!("socket: {error}")),
+            // The lane waits only when it has nothing to do; else it looks whether it can start one more.
+            let next = match started.len() {
+                0 => receive(socket, &mut packet, RecvFlags::empty())?,
+                STARTED_BATCHES_MAX.. => Received::Nothing,
+                _ => receive(socket, &mut packet, RecvFlags::DONTWAIT)?,
             };
-            if bytes == 0 {
-                return Ok(());
+            let batch = match next {
+                Received::Batch(bytes) => Batch::read(&packet[..bytes], injection)?,
+                Received::Nothing => {
+                    if let Some(batch) = started.pop_front() {
+                        answers.finish(self.executor(&batch)?, &batch)?;
+                        backend.check()?;
+                        answers.send(&batch)?;
+                    }
+                    continue;
+                }
+                Received::End => return Ok(()),
+            };
+            let executor = self.executor(&batch)?;
+            if batch.jobs.len() <= executor.started_jobs_max() {
+                executor.start(&batch.inputs(memory, injection)?, &|stage| injection.pause(stage));
+                started.push_back(batch);
+                continue;
             }
-            injection.pause(Stage::Dispatch);
-            let received_ns = now_ns();
-            let (head, jobs) = read_packet::<BatchHead, JobEntry>(&packet[..bytes], |head| head.jobs)
-                .ok_or_else(|| format!("a packet of {bytes} bytes that is no batch"))?;
-            injection.pause(Stage::Batch);
-            let jobs: Vec<JobEntry> = jobs.collect();
-            let model = self
-                .models
-                .get_mut(head.model as usize)
-                .and_then(|model| model.executor.as_deref_mut())
-                .ok_or_else(|| format!("batch {} is for model {}, which is not loaded", head.batch, head.model))?;
-            let entries = run_batch(model, &jobs, memory, injection)?;
+            // Batches are answered in the order in which they came.
+            for batch in started.drain(..) {
+                answers.finish(self.executor(&batch)?, &batch)?;
+                backend.check()?;
+                answers.send(&batch)?;
+            }
+            answers.run(self.executor(&batch)?, &batch)?;
             backend.check()?;
-            let head =
-                AnswerHead { batch: head.batch, received_ns, finished_ns: now_ns(), jobs: head.jobs, reserved: 0 };
-            put_packet(&mut answer, &head, entries);
-            if jobs.iter().any(|job| starts_with(memory, job, injection.nonsense_on_prefix.as_deref())) {
-                answer.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(31).wrapping_add(7));
-            }
-            rustix::net::send(socket, &answer, SendFlags::NOSIGNAL).map_err(|error| format!("socket: {error}"))?;
+            answers.send(&batch)?;
         }
+    }
+
+    fn executor(&mut self, batch: &Batch) -> Result<&mut dyn Executor, String> {
+        let model = self.models.get_mut(batch.head.model as usize).and_then(|model| model.executor.as_deref_mut());
+        match model {
+            Some(executor) => Ok(executor),
+            None => Err(format!("batch {} is for model {}, which is not loaded", batch.head.batch, batch.head.model)),
+        }
+    }
+}
+
+/// What came of looking for a packet.
+enum Received {
+    /// Of so many bytes.
+    Batch(usize),
+    Nothing,
+    End,
+}
+
+fn receive(socket: &OwnedFd, packet: &mut [u8], flags: RecvFlags) -> Result<Received, String> {
+    loop {
+        return match rustix::net::recv(socket, &mut *packet, flags) {
+            Ok((0, _)) => Ok(Received::End),
+            Ok((bytes, _)) => Ok(Received::Batch(bytes)),
+            Err(Errno::INTR) => continue,
+            Err(Errno::AGAIN) => Ok(Received::Nothing),
+            Err(error) => Err(format!("socket: {error}")),
+        };
+    }
+}
+
+/// A batch that came and was not answered yet.
+struct Batch {
+    head: BatchHead,
+    jobs: Vec<JobEntry>,
+    received_ns: u64,
+}
+
+impl Batch {
+    fn read(packet: &[u8], injection: &Injection) -> Result<Self, String> {
+        injection.pause(Stage::Dispatch);
+        let received_ns = now_ns();
+        let (head, jobs) = read_packet::<BatchHead, JobEntry>(packet, |head| head.jobs)
+            .ok_or_else(|| format!("a packet of {} bytes that is no batch", packet.len()))?;
+        injection.pause(Stage::Batch);
+        Ok(Self { head, jobs: jobs.collect(), received_ns })
+    }
+
+    /// The jobs as executors see them; faults that a payload asks for happen here.
+    fn inputs<'a>(&'a self, memory: &'a SharedMemory, injection: &Injection) -> Result<Vec<JobInput<'a>>, String> {
+        let mut inputs = Vec::with_capacity(self.jobs.len());
+        for job in &self.jobs {
+            if starts_with(memory, job, injection.exit_on_prefix.as_deref()) {
+                return Err(format!("run {}: told to exit by [inject]", job.run));
+            }
+            if starts_with(memory, job, injection.hang_on_prefix.as_deref()) {
+                loop {
+                    std::thread::park();
+                }
+            }
+            inputs.push(input(memory, job).ok_or_else(|| format!("run {}: its input is out of bounds", job.run))?);
+        }
+        Ok(inputs)
+    }
+
+    /// Where the answers go.
+    #[allow(unsafe_code, reason = "writes to output slots in shared memory")]
+    fn outputs<'a>(&self, memory: &'a SharedMemory) -> Result<Vec<JobOutput<'a>>, String> {
+        let mut outputs = Vec::with_capacity(self.jobs.len());
+        for job in &self.jobs {
+            // SAFETY: the node assigned this slot to this job alone, and no two runs of a job are under way at once: a slice
+            // is sent after the one before was answered, and runs are never sent twice to one worker.
+            let bytes = unsafe { memory.write_access(job.output_offset, job.output_bytes_max) }
+                .ok_or_else(|| format!("run {}: its output is out of bounds", job.run))?;
+            outputs.push(JobOutput::new(bytes));
+        }
+        Ok(outputs)
+    }
+}
+
+/// The way of answers, one batch at a time.
+struct Answers<'a> {
+    socket: &'a OwnedFd,
+    memory: &'a SharedMemory,
+    injection: &'a Injection,
+    /// The next answer, but for its head.
+    entries: Vec<AnswerEntry>,
+    packet: Vec<u8>,
+    /// When the batch before was done, by both clocks: what was done for the next one until then took none of the lane's time.
+    free: (Instant, u64),
+}
+
+impl Answers<'_> {
+    fn run(&mut self, executor: &mut dyn Executor, batch: &Batch) -> Result<(), String> {
+        let inputs = batch.inputs(self.memory, self.injection)?;
+        let mut outputs = batch.outputs(self.memory)?;
+        executor.run(&inputs, &mut outputs, &|stage| self.injection.pause(stage));
+        self.entries = batch.jobs.iter().zip(&mut outputs).map(|(job, output)| entry(job, output)).collect();
+        Ok(())
+    }
+
+    fn finish(&mut self, executor: &mut dyn Executor, batch: &Batch) -> Result<(), String> {
+        let mut outputs = batch.outputs(self.memory)?;
+        executor.finish(&mut outputs, self.free.0, &|stage| self.injection.pause(stage));
+        self.entries = batch.jobs.iter().zip(&mut outputs).map(|(job, output)| entry(job, output)).collect();
+        Ok(())
+    }
+
+    fn send(&mut self, batch: &Batch) -> Result<(), String> {
+        let finished_ns = now_ns();
+        let BatchHead { batch: number, jobs, .. } = batch.head;
+        let received_ns = batch.received_ns.max(self.free.1);
+        let head = AnswerHead { batch: number, received_ns, finished_ns, jobs, reserved: 0 };
+        self.free = (Instant::now(), finished_ns);
+        put_packet(&mut self.packet, &head, self.entries.drain(..));
+        let nonsense = self.injection.nonsense_on_prefix.as_deref();
+        if batch.jobs.iter().any(|job| starts_with(self.memory, job, nonsense)) {
+            self.packet.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(31).wrapping_add(7));
+        }
+        rustix::net::send(self.socket, &self.packet, SendFlags::NOSIGNAL)
+            .map_err(|error| format!("socket: {error}"))?;
+        Ok(())
     }
 }
 
@@ -122,36 +258,6 @@ fn load_model(
     executor::warm_up(&mut *executor, package, WARM_UP_RUNS)?;
     drop(alone);
     Ok((executor, profile.clone()))
-}
-
-/// Runs one batch and gives the answers' entries, in the order of the jobs.
-#[allow(unsafe_code, reason = "writes to output slots in shared memory")]
-fn run_batch(
-    executor: &mut dyn Executor,
-    jobs: &[JobEntry],
-    memory: &SharedMemory,
-    injection: &Injection,
-) -> Result<Vec<AnswerEntry>, String> {
-    let mut inputs = Vec::with_capacity(jobs.len());
-    let mut outputs = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        if starts_with(memory, job, injection.exit_on_prefix.as_deref()) {
-            return Err(format!("run {}: told to exit by [inject]", job.run));
-        }
-        if starts_with(memory, job, injection.hang_on_prefix.as_deref()) {
-            loop {
-                std::thread::park();
-            }
-        }
-        inputs.push(input(memory, job).ok_or_else(|| format!("run {}: its input is out of bounds", job.run))?);
-        // SAFETY: the node assigned this slot to this job alone, and no two runs of a job are under way at once: a slice is
-        // sent after the one before was answered, and runs are never sent twice to one worker.
-        let bytes = unsafe { memory.write_access(job.output_offset, job.output_bytes_max) }
-            .ok_or_else(|| format!("run {}: its output is out of bounds", job.run))?;
-        outputs.push(JobOutput::new(bytes));
-    }
-    executor.run(&inputs, &mut outputs, &|stage| injection.pause(stage));
-    Ok(jobs.iter().zip(&mut outputs).map(|(job, output)| entry(job, output)).collect())
 }
 
 fn input<'a>(memory: &'a SharedMemory, job: &'a JobEntry) -> Option<JobInput<'a>> {

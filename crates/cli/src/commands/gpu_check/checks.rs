@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::report::Finding;
 use super::target::Target;
-use super::{answers, kernels, killed, restart, throughput, upload};
+use super::{answers, kernels, killed, path, restart, throughput, upload};
 use crate::paths::Paths;
 
 /// One check.
@@ -29,13 +29,20 @@ const fn row(
     Check { name, what, needs_gpu, seconds_max, run }
 }
 
-pub(crate) const CHECKS: [Check; 9] = [
+pub(crate) const CHECKS: [Check; 10] = [
     row("upload", true, 60, upload::run, "payload memory is pinned, and goes to the GPU at the speed of its link"),
     row("contract", false, 60, answers::contract, "wrong inputs are errors, and the network stays usable"),
     row("answers", false, 120, answers::run, "every model answers as on the processor"),
     row("kernels", true, 60, kernels::run, "every kernel gives what its twin on the processor gives"),
     row("restart", false, 120, restart::run, "a worker that is killed is back, and how soon"),
     row("detector", true, 120, throughput::detector, "the detector in batches of 1, 8 and 32, with and without graphs"),
+    row(
+        "path",
+        false,
+        120,
+        path::run,
+        "pixels in payload memory to boxes, against the network alone; how busy the GPU is",
+    ),
     row("together", false, 60, throughput::together, "the three modalities at once, against each alone"),
     row(
         "critical",

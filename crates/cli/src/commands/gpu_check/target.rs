@@ -50,6 +50,7 @@ impl Target {
             memory_bytes: device.memory_bytes,
             numa_node: device.numa_node,
             quotas: GpuQuotas::default(),
+            kernels: Some(paths.kernels()),
         };
         Ok(Some(Self { gpu: Some(setup), name, library: paths.onnxruntime_gpu.clone() }))
     }
