@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use sensorium_models::Signature;
 use serde::Serialize;
 
-use super::{Backend, BackendError, CpuBackend, LoadOptions, NamedTensor, Network, Tensor, TensorBuffer};
+use super::{Backend, BackendError, CpuBackend, LoadOptions, NamedTensor, Network, Placed, Tensor, TensorBuffer};
 
 /// Two floats agree when they differ by at most this much, or by [`RELATIVE_MAX`] of the processor's.
 pub const ABSOLUTE_MAX: f32 = 1e-3;
@@ -64,6 +64,10 @@ impl Backend for TwinBackend {
     fn check(&self) -> Result<(), String> {
         self.subject.check()
     }
+
+    fn access_illegally(&self) -> Result<(), String> {
+        self.subject.access_illegally()
+    }
 }
 
 struct TwinNetwork {
@@ -75,6 +79,10 @@ struct TwinNetwork {
 impl Network for TwinNetwork {
     fn signature(&self) -> &Signature {
         self.subject.signature()
+    }
+
+    fn placed(&self) -> Option<&Placed> {
+        self.subject.placed()
     }
 
     fn run(&mut self, inputs: &[NamedTensor<'_>], wanted: &[&str]) -> Result<Vec<Tensor>, BackendError> {

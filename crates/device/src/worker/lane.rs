@@ -12,12 +12,13 @@ use sensorium_wire::receipt::Stage;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::{BodyKind, Dtype, Reason, limits};
 
+use super::noting::Noting;
 use crate::backend::Backend;
 use crate::clock::now_ns;
 use crate::executor::{self, Executor, JobInput, JobOutput, Slice};
 use crate::protocol::{
     AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, ModelSetup,
-    PACKET_BYTES_MAX, put_packet, read_packet,
+    PACKET_BYTES_MAX, PlacementReport, put_packet, read_packet,
 };
 use crate::slab::SharedMemory;
 
@@ -39,19 +40,24 @@ struct Model {
 
 impl Lane {
     /// Loads, warms and measures the lane's models. One that cannot be loaded is reported; the others work.
-    pub(super) fn load(setup: &LaneSetup, repository: &Repository, backend: &dyn Backend) -> Self {
+    ///
+    /// `gently`: one model after the other in the whole process, because another worker serves meanwhile.
+    pub(super) fn load(setup: &LaneSetup, repository: &Repository, backend: &mut dyn Backend, gently: bool) -> Self {
         let mut lane = Self { models: Vec::new(), report: LaneReport { modality: setup.modality, models: Vec::new() } };
         for ModelSetup { name, profile } in &setup.models {
             let began = Instant::now();
-            let loaded = load_model(name, profile.as_ref(), repository, backend);
+            let backend = Noting::new(backend);
+            let loaded = load_model(name, profile.as_ref(), repository, &backend, gently);
             let load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let version = repository.models.get(name).map_or(0, |package| package.manifest.version);
-            let (executor, outcome) = match loaded {
-                Ok((executor, profile)) => (Some(executor), Ok(profile)),
-                Err(reason) => (None, Err(reason)),
+            let manifest = repository.models.get(name).map(|package| &package.manifest);
+            let version = manifest.map_or(0, |manifest| manifest.version);
+            let compute = manifest.map(|manifest| manifest.placement.compute).unwrap_or_default();
+            let (executor, outcome, placement) = match loaded {
+                Ok((executor, profile)) => (Some(executor), Ok(profile), backend.placed().report(compute)),
+                Err(reason) => (None, Err(reason), PlacementReport::default()),
             };
             lane.models.push(Model { executor });
-            lane.report.models.push(ModelReport { name: name.clone(), version, load_ms, outcome });
+            lane.report.models.push(ModelReport { name: name.clone(), version, load_ms, outcome, placement });
         }
         lane
     }
@@ -94,6 +100,10 @@ impl Lane {
                 .get_mut(head.model as usize)
                 .and_then(|model| model.executor.as_deref_mut())
                 .ok_or_else(|| format!("batch {} is for model {}, which is not loaded", head.batch, head.model))?;
+            if jobs.iter().any(|job| starts_with(memory, job, injection.illegal_on_prefix.as_deref())) {
+                // What it does to the GPU shows below; on a processor it does nothing.
+                let _ = backend.access_illegally();
+            }
             let entries = run_batch(model, &jobs, memory, injection)?;
             backend.check()?;
             let head =
@@ -112,9 +122,10 @@ fn load_model(
     known: Option<&ServiceProfile>,
     repository: &Repository,
     backend: &dyn Backend,
+    gently: bool,
 ) -> Result<(Box<dyn Executor>, ServiceProfile), String> {
     let package = repository.models.get(name).ok_or_else(|| format!("{name}: not in the repository"))?;
-    let alone = (known.is_none() || backend.loads_alone()).then(|| MEASURING.lock());
+    let alone = (known.is_none() || gently || backend.loads_alone()).then(|| MEASURING.lock());
     let Some(profile) = known else {
         return executor::load_measured(package, backend).map_err(|error| error.to_string());
     };
