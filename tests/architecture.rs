@@ -54,7 +54,7 @@ const UNSAFE_FILES: [&str; 14] = [
     "crates/device/src/cuda/launch.rs",
     "crates/device/src/slab/memory.rs",
     "crates/device/src/worker/descriptors.rs",
-    "crates/device/src/worker/lane.rs",
+    "crates/device/src/worker/lane/batch.rs",
     "crates/device/src/worker/memory_policy.rs",
 ];
 

@@ -21,6 +21,7 @@ pub mod twin;
 pub use cpu::CpuBackend;
 pub use cuda::{CudaBackend, CudaDevice, GpuFault};
 pub use images::{ImageNetwork, ImagePlan};
+pub use placement::Placed;
 pub use tensor::{NamedTensor, Tensor, TensorBuffer, TensorData};
 
 /// A kind of device that runs networks.
@@ -67,6 +68,14 @@ pub trait Backend: Send {
     fn check(&self) -> Result<(), String> {
         Ok(())
     }
+
+    /// Writes to memory of the GPU that is not there, for tests of what follows: [`Self::check`] fails from then on.
+    ///
+    /// # Errors
+    /// Why it could not; the device is sound.
+    fn access_illegally(&self) -> Result<(), String> {
+        Err("there is no GPU whose memory could be accessed illegally".to_owned())
+    }
 }
 
 /// What a network is loaded for. The default: one thread, batches of one, on whichever processor.
@@ -92,6 +101,11 @@ impl Default for LoadOptions<'_> {
 pub trait Network: Send {
     /// Its inputs and outputs. Outputs that are not tensors of a known type are left out.
     fn signature(&self) -> &Signature;
+
+    /// Where its operators are computed; `None` where that is not known.
+    fn placed(&self) -> Option<&Placed> {
+        None
+    }
 
     /// Runs it once and gives the outputs named in `wanted`, in that order.
     ///

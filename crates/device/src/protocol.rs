@@ -8,9 +8,11 @@
 //!
 //! Both run the same binary, so the packets are the structs' bytes; lengths, offsets and codes are checked all the same.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytemuck::{Pod, Zeroable};
+use sensorium_models::manifest::Compute;
 use sensorium_models::profile::ServiceProfile;
 use sensorium_wire::receipt::Stage;
 use sensorium_wire::submit::Modality;
@@ -138,6 +140,9 @@ pub struct WorkerSetup {
     pub slab_bytes: u64,
     pub lanes: Vec<LaneSetup>,
     pub injection: Option<Injection>,
+    /// Another worker serves meanwhile: this one loads in its shadow, one model after the other.
+    #[serde(default)]
+    pub standby: bool,
 }
 
 /// One lane and the models that it keeps ready, in the order of their indices.
@@ -176,6 +181,42 @@ pub struct ModelReport {
     pub load_ms: u64,
     /// Measured service times and memory, or why it could not be loaded.
     pub outcome: Result<ServiceProfile, String>,
+    /// Where its operators are computed.
+    #[serde(default)]
+    pub placement: PlacementReport,
+}
+
+/// Where the operators of a model's networks are computed, as the runtime said at load. Empty for a model without networks,
+/// and for one that could not be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementReport {
+    /// What the manifest promises of a GPU.
+    pub compute: Compute,
+    /// Operators by the runtime's name for who computes them, for example `CPUExecutionProvider`.
+    pub operators: BTreeMap<String, usize>,
+    /// Kinds of operator that a GPU does not compute, the most frequent first: at most [`Self::KINDS_MAX`].
+    pub off_gpu: Vec<(String, usize)>,
+    /// Kinds beyond those.
+    pub off_gpu_kinds_left_out: usize,
+}
+
+impl PlacementReport {
+    /// Most providers, and most kinds of operator, that are told.
+    pub const KINDS_MAX: usize = 32;
+    /// Longest name that is told, in bytes.
+    const NAME_BYTES_MAX: usize = 128;
+
+    /// The same within its bounds: a worker's word is not trusted.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let short = |name: &str| name.len() <= Self::NAME_BYTES_MAX;
+        self.operators = self.operators.into_iter().filter(|(name, _)| short(name)).take(Self::KINDS_MAX).collect();
+        let kinds = self.off_gpu.len();
+        self.off_gpu.retain(|(name, _)| short(name));
+        self.off_gpu.truncate(Self::KINDS_MAX);
+        self.off_gpu_kinds_left_out = self.off_gpu_kinds_left_out.saturating_add(kinds - self.off_gpu.len());
+        self
+    }
 }
 
 /// Faults put in on purpose, for tests: `[inject]` in the node's configuration.
@@ -192,6 +233,9 @@ pub struct Injection {
     pub hang_on_prefix: Option<String>,
     /// A worker answers with a packet of random bytes when it is given a payload that starts with these bytes.
     pub nonsense_on_prefix: Option<String>,
+    /// A worker on a GPU writes to memory that is not there, with a kernel, when it is given a payload that starts with these
+    /// bytes. On a processor nothing happens, and the worker says so when it starts.
+    pub illegal_on_prefix: Option<String>,
     /// The node takes its first device for lost, as a GPU that has left the bus, from so many milliseconds after its start;
     /// counts only with the next.
     pub lose_device_after_ms: u64,
@@ -227,6 +271,20 @@ mod tests {
         let many = BatchHead { jobs: 65, ..head };
         put_packet(&mut packet, &many, vec![JobEntry::default(); 65]);
         assert!(read_packet::<BatchHead, JobEntry>(&packet, |head| head.jobs).is_none());
+    }
+
+    #[test]
+    fn a_placement_is_cut_to_its_bounds() {
+        let many = PlacementReport {
+            operators: (0..100).map(|number| (format!("provider {number}"), 1)).collect(),
+            off_gpu: (0..100).map(|number| (format!("Op{number}"), 1)).chain([("x".repeat(1_000), 1)]).collect(),
+            off_gpu_kinds_left_out: usize::MAX,
+            ..PlacementReport::default()
+        };
+        let cut = many.bounded();
+        assert_eq!((cut.operators.len(), cut.off_gpu.len(), cut.off_gpu_kinds_left_out), (32, 32, usize::MAX));
+        let few = PlacementReport { off_gpu: vec![("If".to_owned(), 2)], ..PlacementReport::default() };
+        assert_eq!(few.clone().bounded(), few);
     }
 
     #[test]

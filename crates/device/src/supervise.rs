@@ -18,7 +18,7 @@ use std::time::Duration;
 use command_fds::{CommandFdExt, FdMapping};
 use parking_lot::Mutex;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use rustix::process::{PidfdFlags, Signal};
+use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions};
 
 use crate::backend::cuda::GpuSetup;
 use crate::protocol::{CONTROL_LINE_BYTES_MAX, WorkerReport, WorkerSetup};
@@ -94,6 +94,16 @@ impl WorkerSupervisor {
     /// Kills the running worker, if there is one. `Exited` follows.
     pub fn kill(&self) {
         self.running.kill();
+    }
+
+    /// Whether the worker's process runs. One that ended a moment ago does not, although its `Exited` is still to come.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.running.process.lock().as_ref().is_some_and(|pidfd| {
+            // Only looks: the supervising thread reaps.
+            let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+            matches!(rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), look), Ok(None))
+        })
     }
 }
 

@@ -6,6 +6,8 @@
 mod descriptors;
 mod lane;
 mod memory_policy;
+mod noting;
+mod priority;
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -62,6 +64,7 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
     let mut control = UnixStream::from(descriptors::inherited(CONTROL_FD).ok_or(WorkerError::NotInherited)?);
     let setup = read_setup(&control)?;
     settle(&setup);
+    let lowered = if setup.standby { priority::Lowered::now() } else { None };
     let slab = descriptors::inherited(SLAB_FD).ok_or(WorkerError::NotInherited)?;
     let memory = Arc::new(SharedMemory::map(slab, setup.slab_bytes)?);
     let gpu = match &setup.gpu {
@@ -72,6 +75,9 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
         && let Err(error) = gpu.read_from(Arc::clone(&memory))
     {
         tracing::warn!(%error, "payload memory is not pinned");
+    }
+    if gpu.is_none() && setup.injection.as_ref().is_some_and(|inject| inject.illegal_on_prefix.is_some()) {
+        tracing::warn!(device = setup.device, "illegal_on_prefix of [inject] is for GPUs and does nothing here");
     }
     let repository = Arc::new(Repository::open(&setup.repositories, &setup.weights)?);
     let mut sockets = Vec::new();
@@ -96,6 +102,9 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
         return Err(WorkerError::Lane("a lane ended while it was loading".to_owned()));
     }
     lanes.sort_by_key(|(number, _)| *number);
+    if let Some(lowered) = lowered {
+        lowered.raise();
+    }
     let report = WorkerReport { lanes: lanes.into_iter().map(|(_, report)| report).collect() };
     let mut line = serde_json::to_vec(&report).map_err(io::Error::from)?;
     line.push(b'\n');
@@ -116,7 +125,7 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
 fn spawn_lane(
     number: usize,
     socket: OwnedFd,
-    backend: Box<dyn Backend>,
+    mut backend: Box<dyn Backend>,
     setup: &Arc<WorkerSetup>,
     memory: &Arc<SharedMemory>,
     repository: &Arc<Repository>,
@@ -127,7 +136,7 @@ fn spawn_lane(
     let (reports, ended) = (reports.clone(), ended.clone());
     let name = setup.lanes[number].modality.name();
     thread::Builder::new().name(format!("lane {name}")).spawn(move || {
-        let mut lane = lane::Lane::load(&setup.lanes[number], &repository, &*backend);
+        let mut lane = lane::Lane::load(&setup.lanes[number], &repository, &mut *backend, setup.standby);
         let _ = reports.send((number, lane.report()));
         drop(reports);
         let injection = setup.injection.clone().unwrap_or_default();

@@ -7,7 +7,7 @@ use sensorium_cluster::{NodeSpec, SourceError, SourceSpec, check_alone};
 use sensorium_device::backend::cuda::GpuQuotas;
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
-use sensorium_hardware::CpuDevices;
+use sensorium_hardware::{CpuDevices, DeviceKind};
 use sensorium_pipelines::{RuleError, RuleSet, RuleSpec};
 use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub struct NodeConfig {
     /// Which devices the processors are: `without_gpu` (the default) only where no GPU is used, `always` beside GPUs too,
     /// `never`.
     pub cpu_devices: CpuDevices,
+    /// Which devices keep a second worker, loaded and warm, that takes over when the serving one is lost: `none` (the default),
+    /// `gpu`, `all`. Each takes the memory of its models once more.
+    pub standby_workers: StandbyWorkers,
     /// Added to the workers' niceness, 0 to 19. Default 5: network I/O comes first on a busy CPU.
     pub worker_nice: u8,
     /// How long a stopping node waits for accepted work, in milliseconds. Default 30,000.
@@ -72,6 +75,28 @@ pub struct NodeConfig {
     pub source: Vec<SourceSpec>,
     /// Faults put in on purpose, for tests.
     pub inject: Injection,
+}
+
+/// Which devices keep a second worker that waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StandbyWorkers {
+    #[default]
+    None,
+    /// GPUs, whose workers take longest to come back.
+    Gpu,
+    All,
+}
+
+impl StandbyWorkers {
+    /// Whether a device of this kind keeps one.
+    #[must_use]
+    pub const fn of(self, kind: &DeviceKind) -> bool {
+        match (self, kind) {
+            (Self::None, _) | (Self::Gpu, DeviceKind::Cpu) => false,
+            (Self::All, _) | (Self::Gpu, DeviceKind::Cuda { .. }) => true,
+        }
+    }
 }
 
 impl Default for NodeConfig {
@@ -92,6 +117,7 @@ impl Default for NodeConfig {
             gpu_quota_mib: GpuQuotas::default(),
             gpu_kernels: true,
             cpu_devices: CpuDevices::default(),
+            standby_workers: StandbyWorkers::default(),
             worker_nice: 5,
             drain_ms_max: 30_000,
             sessions_max: 64,
@@ -256,6 +282,20 @@ mod tests {
         assert!(message.starts_with("rule \"near\": when, line 1, column 4: a job has no field strem"), "{message}");
         let message = read("[[rule]]\nnam = \"near\"").unwrap_err().to_string();
         assert!(message.contains("did you mean `name`?"), "{message}");
+    }
+
+    #[test]
+    fn standby_workers_are_for_whom_it_says() {
+        let gpu = DeviceKind::Cuda { gpu: 0, uuid: "GPU-1".to_owned() };
+        let of = |text: &str| {
+            let workers = read(text).unwrap().standby_workers;
+            (workers.of(&DeviceKind::Cpu), workers.of(&gpu))
+        };
+        assert_eq!(of(""), (false, false));
+        assert_eq!(of("standby_workers = \"gpu\""), (false, true));
+        assert_eq!(of("standby_workers = \"all\""), (true, true));
+        let message = read("standby_workers = \"some\"").unwrap_err().to_string();
+        assert!(message.contains("`none`, `gpu`, `all`"), "{message}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which devices a node runs on this machine, and what their workers are told.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use sensorium_device::backend::cuda::{GpuQuotas, GpuSetup, KernelSetup};
@@ -79,6 +80,12 @@ pub(crate) fn announced(device: &DevicePlan, cpus: &[u32]) -> (sensorium_schedul
     }
 }
 
+/// The NUMA nodes that payload memory should come from: those of the devices, ascending.
+pub(crate) fn payload_nodes(plan: &Plan) -> Vec<u32> {
+    let nodes: BTreeSet<u32> = plan.devices.iter().filter_map(|device| device.numa_node).collect();
+    nodes.into_iter().collect()
+}
+
 /// What a device's worker is told.
 pub(crate) fn worker_setup(
     options: &NodeOptions,
@@ -115,6 +122,7 @@ pub(crate) fn worker_setup(
         slab_bytes: engine.slab.memory_bytes(),
         lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
         injection: Some(options.config.inject.clone()),
+        standby: false,
     }
 }
 
@@ -194,6 +202,8 @@ mod tests {
         let setup = gpu_setup(gpu, GpuQuotas::default(), None).unwrap();
         assert_eq!((setup.uuid.as_str(), setup.numa_node), ("GPU-0", Some(1)));
         assert!(setup.memory_bytes < 80 << 30 && gpu_setup(cpu, GpuQuotas::default(), None).is_none());
+        assert_eq!(payload_nodes(&divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::Always)), [0, 1]);
+        assert_eq!(payload_nodes(&divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::Never)), [1]);
         assert_eq!(divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::WithoutGpu).devices.len(), 1);
     }
 }

@@ -151,7 +151,7 @@ impl Node {
         let media =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("media").enable_all().build()?;
 
-        let slab = Slab::create(&config.slab)?;
+        let slab = Slab::create_on(&config.slab, &machine::payload_nodes(&plan))?;
         let board = Arc::new(Board::default());
         let name = config.name.clone().unwrap_or_else(|| options.host_name.clone());
         let models = ModelTable::new(packages.iter().map(|package| &package.manifest));
@@ -176,9 +176,9 @@ impl Node {
             cache_bytes_max: config.cache_bytes_max,
             log,
         };
-        let engine = Engine::new(setup, move |device, reason| {
+        let engine = Engine::new(setup, move |device, lane, reason| {
             if let Some(actor) = hung_board.address(device) {
-                let _ = actor.cast(DeviceMessage::ReplaceWorker { incarnation: None, reason });
+                let _ = actor.cast(DeviceMessage::ReplaceWorker { lane, reason });
             }
         });
 
@@ -205,6 +205,7 @@ impl Node {
                 program: options.program.clone(),
                 arguments: options.worker_arguments.clone(),
                 setup: machine::worker_setup(&options, &packages, &engine, &known, device, cpus),
+                standby: config.standby_workers.of(&device.kind),
                 io: api.handle().clone(),
             });
         }

@@ -270,7 +270,7 @@ impl CudaBackend {
         let placed = Placed::of(&placement::assignments(&session).map_err(failed)?);
         tracing::info!(file = %file.display(), "{}", placed.in_words());
         placed.keeps(options.compute).map_err(|message| BackendError::Misplaced { file: file.to_owned(), message })?;
-        let network = around(CudaNetwork::new(file.to_owned(), session, Arc::clone(&self.lane), options)?)?;
+        let network = around(CudaNetwork::new(file.to_owned(), session, Arc::clone(&self.lane), options, placed)?)?;
         // The arena's limit holds for the arena; what cuDNN and the code itself take is seen only here.
         let grown = before.zip(self.lane.device.used_bytes()).map_or(0, |(before, after)| after.saturating_sub(before));
         let used = self.used_bytes.fetch_add(grown, Ordering::Relaxed) + grown;
@@ -327,6 +327,22 @@ impl Backend for CudaBackend {
         match &*self.lane.device.broken.lock() {
             Some(reason) => Err(reason.clone()),
             None => Ok(()),
+        }
+    }
+
+    fn access_illegally(&self) -> Result<(), String> {
+        let device = &self.lane.device;
+        let during = "accessing memory that is not there, as told by [inject]";
+        match driver::access_illegally(&self.lane.streams.compute) {
+            Ok(()) => Err("the GPU did not mind".to_owned()),
+            Err(error) => {
+                let fault = device.fault(error, during);
+                if !fault.is_sticky() {
+                    return Err(fault.to_string());
+                }
+                device.break_with(&fault);
+                Ok(())
+            }
         }
     }
 }

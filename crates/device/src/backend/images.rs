@@ -9,7 +9,7 @@ use sensorium_processing::detections::Selection;
 use sensorium_processing::image::{ImageStep, ImageView};
 use sensorium_wire::tensor::Dtype;
 
-use super::{BackendError, Tensor};
+use super::{BackendError, Placed, Tensor};
 use crate::cuda::arguments::{DflStep, Found, Outcome, RowsStep};
 
 /// Batches that may be started before the first of them is finished: one is computed while the next is copied.
@@ -72,6 +72,11 @@ impl FoundBoxes {
 /// Batches are finished in the order in which they were started.
 pub trait ImageNetwork: Send {
     fn signature(&self) -> &Signature;
+
+    /// Where the network's operators are computed; `None` where that is not known.
+    fn placed(&self) -> Option<&Placed> {
+        None
+    }
 
     /// Most images of one batch.
     fn images_max(&self) -> usize;

@@ -12,7 +12,7 @@ use sensorium_processing::image::ImageView;
 use serde::Serialize;
 
 use super::images::{FoundBoxes, ImageAnswer, ImageNetwork, ImagePlan};
-use super::{Backend, BackendError, CpuBackend, LoadOptions, NamedTensor, Network, Tensor, TensorBuffer};
+use super::{Backend, BackendError, CpuBackend, LoadOptions, NamedTensor, Network, Placed, Tensor, TensorBuffer};
 use crate::cuda::arguments::Found;
 use crate::cuda::twin::TwinImages;
 
@@ -102,6 +102,10 @@ impl Backend for TwinBackend {
     fn check(&self) -> Result<(), String> {
         self.subject.check()
     }
+
+    fn access_illegally(&self) -> Result<(), String> {
+        self.subject.access_illegally()
+    }
 }
 
 struct TwinImageNetwork {
@@ -114,6 +118,10 @@ struct TwinImageNetwork {
 impl ImageNetwork for TwinImageNetwork {
     fn signature(&self) -> &Signature {
         self.subject.signature()
+    }
+
+    fn placed(&self) -> Option<&Placed> {
+        self.subject.placed()
     }
 
     fn images_max(&self) -> usize {
@@ -187,6 +195,10 @@ struct TwinNetwork {
 impl Network for TwinNetwork {
     fn signature(&self) -> &Signature {
         self.subject.signature()
+    }
+
+    fn placed(&self) -> Option<&Placed> {
+        self.subject.placed()
     }
 
     fn run(&mut self, inputs: &[NamedTensor<'_>], wanted: &[&str]) -> Result<Vec<Tensor>, BackendError> {

@@ -1,25 +1,21 @@
 //! One lane: its models and the loop that runs their batches.
 
+mod batch;
+
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::RecvFlags;
 use sensorium_models::profile::ServiceProfile;
 use sensorium_models::repository::Repository;
-use sensorium_wire::receipt::Stage;
-use sensorium_wire::submit::{PayloadKind, PixelFormat};
-use sensorium_wire::{BodyKind, Dtype, Reason, limits};
 
+use self::batch::{Answers, Batch, Received, receive};
+use super::noting::Noting;
 use crate::backend::Backend;
-use crate::clock::now_ns;
-use crate::executor::{self, Executor, JobInput, JobOutput, STARTED_BATCHES_MAX, Slice};
-use crate::protocol::{
-    AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, ModelSetup,
-    PACKET_BYTES_MAX, put_packet, read_packet,
-};
+use crate::executor::{self, Executor, STARTED_BATCHES_MAX};
+use crate::protocol::{Injection, LaneReport, LaneSetup, ModelReport, ModelSetup, PACKET_BYTES_MAX, PlacementReport};
 use crate::slab::SharedMemory;
 
 /// Lanes load beside each other, but only one model is measured at a time: both its times and its memory (what the process
@@ -27,7 +23,6 @@ use crate::slab::SharedMemory;
 static MEASURING: Mutex<()> = Mutex::new(());
 /// Runs that warm a model whose times are known.
 const WARM_UP_RUNS: u32 = 1;
-const NANOSECONDS_PER_MICROSECOND: u64 = 1000;
 
 pub(super) struct Lane {
     models: Vec<Model>,
@@ -40,19 +35,24 @@ struct Model {
 
 impl Lane {
     /// Loads, warms and measures the lane's models. One that cannot be loaded is reported; the others work.
-    pub(super) fn load(setup: &LaneSetup, repository: &Repository, backend: &dyn Backend) -> Self {
+    ///
+    /// `gently`: one model after the other in the whole process, because another worker serves meanwhile.
+    pub(super) fn load(setup: &LaneSetup, repository: &Repository, backend: &mut dyn Backend, gently: bool) -> Self {
         let mut lane = Self { models: Vec::new(), report: LaneReport { modality: setup.modality, models: Vec::new() } };
         for ModelSetup { name, profile } in &setup.models {
             let began = Instant::now();
-            let loaded = load_model(name, profile.as_ref(), repository, backend);
+            let backend = Noting::new(backend);
+            let loaded = load_model(name, profile.as_ref(), repository, &backend, gently);
             let load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-            let version = repository.models.get(name).map_or(0, |package| package.manifest.version);
-            let (executor, outcome) = match loaded {
-                Ok((executor, profile)) => (Some(executor), Ok(profile)),
-                Err(reason) => (None, Err(reason)),
+            let manifest = repository.models.get(name).map(|package| &package.manifest);
+            let version = manifest.map_or(0, |manifest| manifest.version);
+            let compute = manifest.map(|manifest| manifest.placement.compute).unwrap_or_default();
+            let (executor, outcome, placement) = match loaded {
+                Ok((executor, profile)) => (Some(executor), Ok(profile), backend.placed().report(compute)),
+                Err(reason) => (None, Err(reason), PlacementReport::default()),
             };
             lane.models.push(Model { executor });
-            lane.report.models.push(ModelReport { name: name.clone(), version, load_ms, outcome });
+            lane.report.models.push(ModelReport { name: name.clone(), version, load_ms, outcome, placement });
         }
         lane
     }
@@ -75,14 +75,7 @@ impl Lane {
     ) -> Result<(), String> {
         let mut packet = vec![0; PACKET_BYTES_MAX];
         let mut started: VecDeque<Batch> = VecDeque::with_capacity(STARTED_BATCHES_MAX);
-        let mut answers = Answers {
-            socket,
-            memory,
-            injection,
-            entries: Vec::new(),
-            packet: Vec::new(),
-            free: (Instant::now(), now_ns()),
-        };
+        let mut answers = Answers::new(socket, memory, injection);
         loop {
             // The lane waits only when it has nothing to do; else it looks whether it can start one more.
             let next = match started.len() {
@@ -94,14 +87,16 @@ impl Lane {
                 Received::Batch(bytes) => Batch::read(&packet[..bytes], injection)?,
                 Received::Nothing => {
                     if let Some(batch) = started.pop_front() {
-                        answers.finish(self.executor(&batch)?, &batch)?;
-                        backend.check()?;
-                        answers.send(&batch)?;
+                        answers.finish(self.executor(&batch)?, &batch, backend)?;
                     }
                     continue;
                 }
                 Received::End => return Ok(()),
             };
+            if batch.has(memory, injection.illegal_on_prefix.as_deref()) {
+                // What it does to the GPU shows at the batch's answer; on a processor it does nothing.
+                let _ = backend.access_illegally();
+            }
             let executor = self.executor(&batch)?;
             if batch.jobs.len() <= executor.started_jobs_max() {
                 executor.start(&batch.inputs(memory, injection)?, &|stage| injection.pause(stage));
@@ -109,14 +104,10 @@ impl Lane {
                 continue;
             }
             // Batches are answered in the order in which they came.
-            for batch in started.drain(..) {
-                answers.finish(self.executor(&batch)?, &batch)?;
-                backend.check()?;
-                answers.send(&batch)?;
+            while let Some(batch) = started.pop_front() {
+                answers.finish(self.executor(&batch)?, &batch, backend)?;
             }
-            answers.run(self.executor(&batch)?, &batch)?;
-            backend.check()?;
-            answers.send(&batch)?;
+            answers.run(self.executor(&batch)?, &batch, backend)?;
         }
     }
 
@@ -129,128 +120,15 @@ impl Lane {
     }
 }
 
-/// What came of looking for a packet.
-enum Received {
-    /// Of so many bytes.
-    Batch(usize),
-    Nothing,
-    End,
-}
-
-fn receive(socket: &OwnedFd, packet: &mut [u8], flags: RecvFlags) -> Result<Received, String> {
-    loop {
-        return match rustix::net::recv(socket, &mut *packet, flags) {
-            Ok((0, _)) => Ok(Received::End),
-            Ok((bytes, _)) => Ok(Received::Batch(bytes)),
-            Err(Errno::INTR) => continue,
-            Err(Errno::AGAIN) => Ok(Received::Nothing),
-            Err(error) => Err(format!("socket: {error}")),
-        };
-    }
-}
-
-/// A batch that came and was not answered yet.
-struct Batch {
-    head: BatchHead,
-    jobs: Vec<JobEntry>,
-    received_ns: u64,
-}
-
-impl Batch {
-    fn read(packet: &[u8], injection: &Injection) -> Result<Self, String> {
-        injection.pause(Stage::Dispatch);
-        let received_ns = now_ns();
-        let (head, jobs) = read_packet::<BatchHead, JobEntry>(packet, |head| head.jobs)
-            .ok_or_else(|| format!("a packet of {} bytes that is no batch", packet.len()))?;
-        injection.pause(Stage::Batch);
-        Ok(Self { head, jobs: jobs.collect(), received_ns })
-    }
-
-    /// The jobs as executors see them; faults that a payload asks for happen here.
-    fn inputs<'a>(&'a self, memory: &'a SharedMemory, injection: &Injection) -> Result<Vec<JobInput<'a>>, String> {
-        let mut inputs = Vec::with_capacity(self.jobs.len());
-        for job in &self.jobs {
-            if starts_with(memory, job, injection.exit_on_prefix.as_deref()) {
-                return Err(format!("run {}: told to exit by [inject]", job.run));
-            }
-            if starts_with(memory, job, injection.hang_on_prefix.as_deref()) {
-                loop {
-                    std::thread::park();
-                }
-            }
-            inputs.push(input(memory, job).ok_or_else(|| format!("run {}: its input is out of bounds", job.run))?);
-        }
-        Ok(inputs)
-    }
-
-    /// Where the answers go.
-    #[allow(unsafe_code, reason = "writes to output slots in shared memory")]
-    fn outputs<'a>(&self, memory: &'a SharedMemory) -> Result<Vec<JobOutput<'a>>, String> {
-        let mut outputs = Vec::with_capacity(self.jobs.len());
-        for job in &self.jobs {
-            // SAFETY: the node assigned this slot to this job alone, and no two runs of a job are under way at once: a slice
-            // is sent after the one before was answered, and runs are never sent twice to one worker.
-            let bytes = unsafe { memory.write_access(job.output_offset, job.output_bytes_max) }
-                .ok_or_else(|| format!("run {}: its output is out of bounds", job.run))?;
-            outputs.push(JobOutput::new(bytes));
-        }
-        Ok(outputs)
-    }
-}
-
-/// The way of answers, one batch at a time.
-struct Answers<'a> {
-    socket: &'a OwnedFd,
-    memory: &'a SharedMemory,
-    injection: &'a Injection,
-    /// The next answer, but for its head.
-    entries: Vec<AnswerEntry>,
-    packet: Vec<u8>,
-    /// When the batch before was done, by both clocks: what was done for the next one until then took none of the lane's time.
-    free: (Instant, u64),
-}
-
-impl Answers<'_> {
-    fn run(&mut self, executor: &mut dyn Executor, batch: &Batch) -> Result<(), String> {
-        let inputs = batch.inputs(self.memory, self.injection)?;
-        let mut outputs = batch.outputs(self.memory)?;
-        executor.run(&inputs, &mut outputs, &|stage| self.injection.pause(stage));
-        self.entries = batch.jobs.iter().zip(&mut outputs).map(|(job, output)| entry(job, output)).collect();
-        Ok(())
-    }
-
-    fn finish(&mut self, executor: &mut dyn Executor, batch: &Batch) -> Result<(), String> {
-        let mut outputs = batch.outputs(self.memory)?;
-        executor.finish(&mut outputs, self.free.0, &|stage| self.injection.pause(stage));
-        self.entries = batch.jobs.iter().zip(&mut outputs).map(|(job, output)| entry(job, output)).collect();
-        Ok(())
-    }
-
-    fn send(&mut self, batch: &Batch) -> Result<(), String> {
-        let finished_ns = now_ns();
-        let BatchHead { batch: number, jobs, .. } = batch.head;
-        let received_ns = batch.received_ns.max(self.free.1);
-        let head = AnswerHead { batch: number, received_ns, finished_ns, jobs, reserved: 0 };
-        self.free = (Instant::now(), finished_ns);
-        put_packet(&mut self.packet, &head, self.entries.drain(..));
-        let nonsense = self.injection.nonsense_on_prefix.as_deref();
-        if batch.jobs.iter().any(|job| starts_with(self.memory, job, nonsense)) {
-            self.packet.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(31).wrapping_add(7));
-        }
-        rustix::net::send(self.socket, &self.packet, SendFlags::NOSIGNAL)
-            .map_err(|error| format!("socket: {error}"))?;
-        Ok(())
-    }
-}
-
 fn load_model(
     name: &str,
     known: Option<&ServiceProfile>,
     repository: &Repository,
     backend: &dyn Backend,
+    gently: bool,
 ) -> Result<(Box<dyn Executor>, ServiceProfile), String> {
     let package = repository.models.get(name).ok_or_else(|| format!("{name}: not in the repository"))?;
-    let alone = (known.is_none() || backend.loads_alone()).then(|| MEASURING.lock());
+    let alone = (known.is_none() || gently || backend.loads_alone()).then(|| MEASURING.lock());
     let Some(profile) = known else {
         return executor::load_measured(package, backend).map_err(|error| error.to_string());
     };
@@ -260,154 +138,5 @@ fn load_model(
     Ok((executor, profile.clone()))
 }
 
-fn input<'a>(memory: &'a SharedMemory, job: &'a JobEntry) -> Option<JobInput<'a>> {
-    let bytes = memory.read(job.input_offset, job.input_bytes)?;
-    let (state, bytes) = bytes.split_at_checked(job.state_bytes as usize)?;
-    Some(JobInput {
-        payload: PayloadKind::from_code(job.payload)?,
-        dtype: Dtype::from_code(job.dtype)?,
-        dims: job.shape.get(..usize::from(job.rank))?,
-        pixels: PixelFormat::from_code(job.pixels)?,
-        sample_rate_hz: job.sample_rate_hz,
-        state,
-        bytes,
-        slice: Slice {
-            run: job.run,
-            continues: job.continues,
-            budget_ns: u64::from(job.slice_us) * NANOSECONDS_PER_MICROSECOND,
-        },
-    })
-}
-
-fn entry(job: &JobEntry, output: &mut JobOutput<'_>) -> AnswerEntry {
-    let times = output.times;
-    let mut entry = AnswerEntry {
-        run: job.run,
-        prepare_ns: times.prepare_ns,
-        infer_ns: times.infer_ns,
-        interpret_ns: times.interpret_ns,
-        unfinished: u8::from(output.unfinished),
-        ..AnswerEntry::default()
-    };
-    match &output.answer {
-        Ok(answer) => {
-            entry.output_bytes = answer.bytes as u64;
-            entry.body = answer.body as u8;
-            entry.dtype = answer.dtype as u8;
-            entry.shape = answer.dims;
-            entry.rank = answer.rank;
-        }
-        Err(rejection) => {
-            // The sentence goes where the result would have gone.
-            let mut end = rejection.detail.len().min(limits::DETAIL_BYTES_MAX).min(output.bytes.len());
-            while !rejection.detail.is_char_boundary(end) {
-                end -= 1;
-            }
-            output.bytes[..end].copy_from_slice(&rejection.detail.as_bytes()[..end]);
-            entry.output_bytes = end as u64;
-            entry.body = BodyKind::Text as u8;
-            entry.reason = if rejection.reason == Reason::None { Reason::Internal } else { rejection.reason } as u8;
-        }
-    }
-    entry
-}
-
-fn starts_with(memory: &SharedMemory, job: &JobEntry, prefix: Option<&str>) -> bool {
-    prefix.is_some_and(|prefix| {
-        memory.read(job.input_offset, job.input_bytes).is_some_and(|bytes| {
-            bytes.get(job.state_bytes as usize..).is_some_and(|b| b.starts_with(prefix.as_bytes()))
-        })
-    })
-}
-
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::mpsc;
-    use std::thread;
-
-    use rustix::net::{AddressFamily, SocketFlags, SocketType};
-    use sensorium_wire::submit::Modality;
-
-    use super::*;
-    use crate::backend::{BackendError, LoadOptions, Network};
-    use crate::executor::JobAnswer;
-
-    /// Leaves every job once and answers its continuation with the payload; says what slices it was given.
-    struct OnceLeft {
-        slices: mpsc::Sender<Slice>,
-    }
-
-    impl Executor for OnceLeft {
-        fn run(&mut self, jobs: &[JobInput<'_>], outputs: &mut [JobOutput<'_>], _: &dyn Fn(Stage)) {
-            for (job, output) in jobs.iter().zip(outputs) {
-                self.slices.send(job.slice).unwrap();
-                output.times.infer_ns = 7;
-                output.unfinished = job.slice.continues == 0;
-                output.answer = Ok(JobAnswer::default());
-                if !output.unfinished {
-                    output.bytes[..job.bytes.len()].copy_from_slice(job.bytes);
-                    let bytes = job.bytes.len();
-                    output.answer = Ok(JobAnswer { body: BodyKind::Result, bytes, ..JobAnswer::default() });
-                }
-            }
-        }
-    }
-
-    /// A backend that is only asked whether it is sound.
-    struct Sound;
-
-    impl Backend for Sound {
-        fn name(&self) -> &'static str {
-            "sound"
-        }
-
-        fn load(&self, file: &Path, _: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
-            Err(BackendError::Load { file: file.to_owned(), message: "nothing is loaded".to_owned() })
-        }
-    }
-
-    #[test]
-    fn slices_reach_the_executor_and_unfinished_jobs_are_said_to_be() {
-        let memory = SharedMemory::create(8192).unwrap();
-        assert!(memory.write(0, b"sound"));
-        let (slices, seen) = mpsc::channel();
-        let mut lane = Lane {
-            models: vec![Model { executor: Some(Box::new(OnceLeft { slices })) }],
-            report: LaneReport { modality: Modality::Audio, models: Vec::new() },
-        };
-        let (node, worker) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
-        let job = JobEntry { input_bytes: 5, output_offset: 4096, output_bytes_max: 4096, ..Default::default() };
-        let first = JobEntry { run: 3, slice_us: 40_000, ..job };
-        let second = JobEntry { run: 5, continues: 3, slice_us: 0, ..job };
-        let answers = thread::scope(|scope| {
-            let lane = scope.spawn(|| {
-                // The socket ends with this thread, or a lane that failed would leave the other side waiting.
-                let worker = worker;
-                lane.run(&worker, &memory, &Injection::default(), &Sound)
-            });
-            let mut answers = Vec::new();
-            let mut packet = Vec::new();
-            for entry in [first, second] {
-                put_packet(&mut packet, &BatchHead { batch: entry.run, jobs: 1, ..Default::default() }, [entry]);
-                rustix::net::send(&node, &packet, SendFlags::empty()).unwrap();
-                let mut answer = vec![0; PACKET_BYTES_MAX];
-                let (bytes, _) = rustix::net::recv(&node, &mut answer[..], RecvFlags::empty()).unwrap();
-                let read = read_packet::<AnswerHead, AnswerEntry>(&answer[..bytes], |head| head.jobs);
-                answers.extend(read.unwrap().1);
-            }
-            drop(node);
-            lane.join().unwrap().unwrap();
-            answers
-        });
-        let seen: Vec<_> = seen.iter().take(2).collect();
-        let expected =
-            [Slice { run: 3, continues: 0, budget_ns: 40_000_000 }, Slice { run: 5, continues: 3, budget_ns: 0 }];
-        assert_eq!(seen, expected);
-        let brief =
-            |entry: &AnswerEntry| (entry.run, entry.unfinished, entry.reason, entry.output_bytes, entry.infer_ns);
-        assert_eq!(answers.iter().map(brief).collect::<Vec<_>>(), [(3, 1, 0, 0, 7), (5, 0, 0, 5, 7)]);
-        assert_eq!(memory.read(4096, 5), Some(&b"sound"[..]));
-    }
-}
+mod tests;

@@ -73,7 +73,13 @@ impl NodeState {
             },
             Part::Monitor => Actor::spawn_linked(None, MonitorActor, args.monitor, me).await?.0.get_id(),
             Part::SourceSupervisor => Actor::spawn_linked(None, SourceSupervisor, args.sources, me).await?.0.get_id(),
-            Part::Worker | Part::Gpu | Part::DeviceActor | Part::SourceProcess | Part::SourceActor | Part::Camera => {
+            Part::Worker
+            | Part::Standby
+            | Part::Gpu
+            | Part::DeviceActor
+            | Part::SourceProcess
+            | Part::SourceActor
+            | Part::Camera => {
                 return Ok(());
             }
         };
@@ -100,6 +106,7 @@ impl NodeState {
 fn name(part: Part) -> &'static str {
     match part {
         Part::Worker => "worker",
+        Part::Standby => "standby worker",
         Part::Gpu => "gpu",
         Part::DeviceActor => "device actor",
         Part::DeviceSupervisor => "device supervisor",

@@ -10,7 +10,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUdeviceptr};
-use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, CudaStream, DriverError, PinnedHostSlice, result};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DriverError, LaunchConfig, PinnedHostSlice, result,
+};
+use cudarc::nvrtc::Ptx;
 
 use super::fault::{GpuFault, check_driver_version};
 use crate::slab::SharedMemory;
@@ -120,6 +123,21 @@ impl Streams {
         self.computed.record(&self.compute)?;
         self.download.wait(&self.computed)
     }
+}
+
+/// A kernel that writes to an address where nothing is. As text for the driver, so that no compiler is needed for it; what
+/// NVRTC 13.0 makes for compute capability 7.5 of the line of CUDA C in its comment.
+const ILLEGAL: &str = include_str!("../../../kernels/illegal.ptx");
+
+/// Lets the GPU write to memory that is not there and waits until it has. The error is the point: it is a sticky one, and
+/// nothing of this process runs on the GPU after it.
+pub(super) fn access_illegally(stream: &Arc<CudaStream>) -> Result<(), DriverError> {
+    let module = stream.context().load_module(Ptx::from_src(ILLEGAL))?;
+    let kernel = module.load_function("illegal")?;
+    let one = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
+    // SAFETY: the kernel takes no arguments, and harms no memory: the address that it writes to is never mapped.
+    unsafe { stream.launch_builder(&kernel).launch(one) }?;
+    stream.synchronize()
 }
 
 /// Memory of this process that the GPU reads and writes by itself.

@@ -23,8 +23,8 @@ use self::up::Up;
 use super::Lane;
 use super::driver::Foreign;
 use super::network::{Computed, CudaNetwork, Failure, Waited};
-use crate::backend::BackendError;
 use crate::backend::images::{BoxForm, BoxPlan, ImageAnswer, ImageNetwork, ImagePlan, STARTED_BATCHES_MAX};
+use crate::backend::{BackendError, Network as _, Placed};
 use crate::cuda::arguments::{Geometry, ImageSource, PrepareStep};
 use crate::cuda::launch::{BoxBuffers, Kernels, PreparedElement};
 
@@ -74,7 +74,7 @@ impl CudaImages {
         (outputs, images_max): (&[&str], usize),
     ) -> Result<Self, BackendError> {
         let unfit = |message: String| BackendError::Load { file: file.to_owned(), message };
-        let signature = crate::backend::Network::signature(&network);
+        let signature = network.signature();
         plan.check(signature).map_err(unfit)?;
         let input = &signature.inputs[0];
         let dtype = input.dtype;
@@ -161,7 +161,11 @@ impl CudaImages {
 
 impl ImageNetwork for CudaImages {
     fn signature(&self) -> &Signature {
-        crate::backend::Network::signature(&self.network)
+        self.network.signature()
+    }
+
+    fn placed(&self) -> Option<&Placed> {
+        self.network.placed()
     }
 
     fn images_max(&self) -> usize {

@@ -23,7 +23,9 @@ use super::driver::{self, Staging};
 use super::fault::GpuFault;
 use super::inputs::{TENSOR_BYTES_MAX, fitting, output, rows};
 use super::share::{filled_up, recorded_rows};
-use crate::backend::{BackendError, LoadOptions, NamedTensor, Network, Tensor, TensorBuffer, placement, runtime};
+use crate::backend::{
+    BackendError, LoadOptions, NamedTensor, Network, Placed, Tensor, TensorBuffer, placement, runtime,
+};
 use crate::cuda::launch::LaunchError;
 
 /// Shapes whose device memory is kept where launches are not recorded; the one used longest ago makes way.
@@ -35,6 +37,7 @@ const ALIGNMENT_BYTES: usize = 256;
 pub(super) struct CudaNetwork {
     file: PathBuf,
     signature: Signature,
+    placed: Placed,
     /// Before the session: what is bound must go first.
     bound: Option<Bound>,
     session: Session,
@@ -115,9 +118,10 @@ impl CudaNetwork {
         session: Session,
         lane: Arc<Lane>,
         options: &LoadOptions<'_>,
+        placed: Placed,
     ) -> Result<Self, BackendError> {
         let signature = runtime::signature(&file, &session)?;
-        let mut network = Self { file, signature, bound: None, session, lane };
+        let mut network = Self { file, signature, placed, bound: None, session, lane };
         if options.compute == Compute::Gpu {
             let bound = network.bind(options).map_err(|failure| network.failed(failure))?;
             network.bound = Some(bound);
@@ -351,6 +355,10 @@ impl Drop for Waited<'_> {
 impl Network for CudaNetwork {
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn placed(&self) -> Option<&Placed> {
+        Some(&self.placed)
     }
 
     fn run(&mut self, inputs: &[NamedTensor<'_>], wanted: &[&str]) -> Result<Vec<Tensor>, BackendError> {

@@ -12,7 +12,7 @@ use sensorium_wire::tensor::Dtype;
 
 use super::{LevelOutputs, candidates_dfl, candidates_rows, prepare, select_boxes};
 use crate::backend::images::{BoxForm, BoxPlan, FoundBoxes, ImageAnswer, ImageNetwork, ImagePlan, STARTED_BATCHES_MAX};
-use crate::backend::{BackendError, NamedTensor, Network, Tensor, TensorBuffer};
+use crate::backend::{BackendError, NamedTensor, Network, Placed, Tensor, TensorBuffer};
 use crate::cuda::arguments::{Geometry, ImageSource, PrepareStep, SelectStep};
 
 /// See the module.
@@ -121,6 +121,10 @@ fn found(plan: &BoxPlan, tensors: &[Tensor], geometries: &[Geometry]) -> Option<
 impl ImageNetwork for TwinImages {
     fn signature(&self) -> &Signature {
         self.network.signature()
+    }
+
+    fn placed(&self) -> Option<&Placed> {
+        self.network.placed()
     }
 
     fn images_max(&self) -> usize {
