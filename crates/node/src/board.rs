@@ -36,6 +36,8 @@ pub struct DeviceStatus {
     pub cpus: Vec<u32>,
     /// Models that could not be loaded, and why.
     pub broken_models: Vec<(String, String)>,
+    /// What is not as the configuration asks and works all the same.
+    pub notes: Vec<String>,
     /// What its GPU said a moment ago; absent for processors.
     pub gpu: Option<GpuSample>,
 }
@@ -64,6 +66,7 @@ impl Board {
             last_exit: None,
             cpus,
             broken_models: Vec::new(),
+            notes: Vec::new(),
             gpu: None,
         };
         self.entries.lock().push(Entry { status, address: None, blame: None });
@@ -91,13 +94,14 @@ impl Board {
         });
     }
 
-    pub fn ready(&self, device: u32, broken_models: Vec<(String, String)>) {
+    pub fn ready(&self, device: u32, broken_models: Vec<(String, String)>, notes: Vec<String>) {
         self.with(device, |entry| {
             // A worker that became ready while its GPU went bad is about to be killed.
             if entry.status.state != DeviceState::Quarantined {
                 entry.status.state = DeviceState::Ready;
             }
             entry.status.broken_models = broken_models;
+            entry.status.notes = notes;
         });
     }
 

@@ -1,4 +1,4 @@
-//! GPUs: ONNX Runtime's CUDA provider on streams and in memory of our own.
+//! GPUs: ONNX Runtime's CUDA or TensorRT provider on streams and in memory of our own.
 //!
 //! A process drives one GPU or slice of a GPU, the only one that it is shown (`CUDA_VISIBLE_DEVICES` with an identifier).
 //! Each lane has three streams with the lane's priority: one to compute and one for each way of copying, so that no lane's
@@ -14,6 +14,7 @@ mod fault;
 mod inputs;
 mod measure;
 mod network;
+mod provider;
 mod share;
 
 use std::path::{Path, PathBuf};
@@ -25,17 +26,19 @@ use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
 use parking_lot::Mutex;
-use sensorium_models::manifest::Compute;
+use sensorium_models::manifest::{Compute, Precision};
 use sensorium_wire::Modality;
 use serde::{Deserialize, Serialize};
 
 pub use driver::PinnedSlab;
 pub use fault::{GpuFault, check_driver_version};
 pub use measure::upload_bytes_per_second;
+pub use provider::GpuProvider;
 pub use share::GpuQuotas;
 
 use self::driver::Streams;
 use self::network::CudaNetwork;
+use self::provider::Chosen;
 use super::placement::{self, Placed};
 use super::{Backend, BackendError, CpuBackend, LoadOptions, Network, runtime};
 use crate::cuda::cache::{CacheLimits, CubinCache};
@@ -59,9 +62,27 @@ pub struct GpuSetup {
     /// Where host memory for it should come from; `None` = anywhere.
     pub numa_node: Option<u32>,
     pub quotas: GpuQuotas,
+    #[serde(default)]
+    pub provider: GpuProvider,
+    /// Where TensorRT keeps the networks that it compiled; only used with it.
+    #[serde(default)]
+    pub engines: PathBuf,
 }
 
 impl GpuSetup {
+    /// The only GPU of this process, whichever it is, for tests and checks.
+    #[must_use]
+    pub fn first(memory_bytes: u64) -> Self {
+        Self {
+            uuid: String::new(),
+            memory_bytes,
+            numa_node: None,
+            quotas: GpuQuotas::default(),
+            provider: GpuProvider::Cuda,
+            engines: PathBuf::new(),
+        }
+    }
+
     /// What a process that drives this GPU needs in its environment before it starts.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
@@ -78,6 +99,7 @@ pub struct CudaDevice {
     environment: Environment,
     processor: PathBuf,
     setup: GpuSetup,
+    chosen: Chosen,
     /// Why nothing runs on it any more.
     broken: Mutex<Option<String>>,
 }
@@ -98,7 +120,14 @@ impl CudaDevice {
         let environment = runtime::environment(library)?;
         let context = driver::open(&setup.uuid)?;
         let (setup, processor) = (setup.clone(), library.to_owned());
-        Ok(Arc::new(Self { context, environment, processor, setup, broken: Mutex::new(None) }))
+        let chosen = Chosen::new(setup.provider, library, &setup.engines);
+        Ok(Arc::new(Self { context, environment, processor, setup, chosen, broken: Mutex::new(None) }))
+    }
+
+    /// Why it is used in another way than the setup says, in one line.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.chosen.note.as_deref()
     }
 
     /// Gives the GPU direct access to payload memory, for as long as the value lives.
@@ -177,9 +206,33 @@ impl CudaBackend {
         Ok(Self { lane, modality, processor, quota_bytes, used_bytes: AtomicU64::new(0) })
     }
 
+    /// The batch sizes to compile a network for; `None` = TensorRT does not get it.
+    fn compiled(&self, options: &LoadOptions<'_>) -> Option<(String, String)> {
+        match self.lane.device.chosen.provider {
+            GpuProvider::Cuda => None,
+            GpuProvider::Tensorrt => provider::profile(options),
+        }
+    }
+
     fn session(&self, file: &Path, arena_bytes: u64, options: &LoadOptions<'_>) -> Result<Session, ort::Error> {
         let arena_bytes = usize::try_from(arena_bytes).unwrap_or(usize::MAX);
         let stream = self.lane.streams.compute.cu_stream().cast::<()>();
+        let mut providers = Vec::new();
+        if let Some((least, most)) = self.compiled(options) {
+            let engines = self.lane.device.chosen.engines.display();
+            // SAFETY: as for the provider below.
+            let provider = unsafe { ep::TensorRT::default().with_device_id(0).with_compute_stream(stream) }
+                .with_max_workspace_size(arena_bytes)
+                .with_fp16(options.precision == Precision::Fp16)
+                .with_engine_cache(true)
+                .with_engine_cache_path(&engines)
+                .with_timing_cache(true)
+                .with_timing_cache_path(engines)
+                .with_profile_min_shapes(least)
+                .with_profile_opt_shapes(&most)
+                .with_profile_max_shapes(most);
+            providers.push(provider.build().error_on_failure());
+        }
         // SAFETY: whoever holds the session (a `CudaNetwork`) also holds the lane, and lets go of the session first.
         let provider = unsafe { ep::CUDA::default().with_device_id(0).with_compute_stream(stream) }
             .with_memory_limit(arena_bytes)
@@ -190,11 +243,10 @@ impl CudaBackend {
             // A float of 19 bits is not what the CPU computes; answers are to agree.
             .with_tf32(false)
             .with_cuda_graph(options.graphs && options.compute == Compute::Gpu);
+        providers.push(provider.build().error_on_failure());
         let builder = runtime::builder(&self.lane.device.environment, options.threads)?;
         // Without error_on_failure a missing provider would mean the processor, silently.
-        placement::recorded(builder)?
-            .with_execution_providers([provider.build().error_on_failure()])?
-            .commit_from_file(file)
+        placement::recorded(builder)?.with_execution_providers(providers)?.commit_from_file(file)
     }
 
     fn load_on_gpu(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
@@ -240,7 +292,10 @@ impl CudaBackend {
 
 impl Backend for CudaBackend {
     fn name(&self) -> &'static str {
-        "cuda"
+        match self.lane.device.chosen.provider {
+            GpuProvider::Cuda => "cuda",
+            GpuProvider::Tensorrt => "tensorrt",
+        }
     }
 
     fn load(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
@@ -250,7 +305,9 @@ impl Backend for CudaBackend {
         let full = file
             .canonicalize()
             .map_err(|error| BackendError::Load { file: file.to_owned(), message: error.to_string() })?;
-        self.load_on_gpu(&full, options)
+        // TensorRT records launches in a way of its own, which is not used here.
+        let graphs = options.graphs && self.compiled(options).is_none();
+        self.load_on_gpu(&full, &LoadOptions { graphs, ..*options })
     }
 
     fn memory_bytes_now(&self) -> Option<u64> {
@@ -275,7 +332,7 @@ mod tests {
     use super::*;
 
     fn setup() -> GpuSetup {
-        GpuSetup { uuid: "GPU-1".to_owned(), memory_bytes: 8 << 30, numa_node: None, quotas: GpuQuotas::default() }
+        GpuSetup { uuid: "GPU-1".to_owned(), ..GpuSetup::first(8 << 30) }
     }
 
     #[test]

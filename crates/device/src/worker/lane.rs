@@ -6,7 +6,6 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
-use sensorium_models::profile::ServiceProfile;
 use sensorium_models::repository::Repository;
 use sensorium_wire::receipt::Stage;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
@@ -16,7 +15,7 @@ use crate::backend::Backend;
 use crate::clock::now_ns;
 use crate::executor::{self, Executor, JobInput, JobOutput, Slice};
 use crate::protocol::{
-    AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, ModelReport, ModelSetup,
+    AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, LaneReport, LaneSetup, Measured, ModelReport, ModelSetup,
     PACKET_BYTES_MAX, put_packet, read_packet,
 };
 use crate::slab::SharedMemory;
@@ -41,17 +40,19 @@ impl Lane {
     /// Loads, warms and measures the lane's models. One that cannot be loaded is reported; the others work.
     pub(super) fn load(setup: &LaneSetup, repository: &Repository, backend: &dyn Backend) -> Self {
         let mut lane = Self { models: Vec::new(), report: LaneReport { modality: setup.modality, models: Vec::new() } };
-        for ModelSetup { name, profile } in &setup.models {
+        for model in &setup.models {
+            let name = &model.name;
             let began = Instant::now();
-            let loaded = load_model(name, profile.as_ref(), repository, backend);
+            let mut note = None;
+            let loaded = load_model(model, repository, backend, &mut note);
             let load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let version = repository.models.get(name).map_or(0, |package| package.manifest.version);
             let (executor, outcome) = match loaded {
-                Ok((executor, profile)) => (Some(executor), Ok(profile)),
+                Ok((executor, measured)) => (Some(executor), Ok(measured)),
                 Err(reason) => (None, Err(reason)),
             };
             lane.models.push(Model { executor });
-            lane.report.models.push(ModelReport { name: name.clone(), version, load_ms, outcome });
+            lane.report.models.push(ModelReport { name: name.clone(), version, load_ms, outcome, note });
         }
         lane
     }
@@ -108,20 +109,27 @@ impl Lane {
 }
 
 fn load_model(
-    name: &str,
-    known: Option<&ServiceProfile>,
+    setup: &ModelSetup,
     repository: &Repository,
     backend: &dyn Backend,
-) -> Result<(Box<dyn Executor>, ServiceProfile), String> {
+    note: &mut Option<String>,
+) -> Result<(Box<dyn Executor>, Measured), String> {
+    let name = &setup.name;
     let package = repository.models.get(name).ok_or_else(|| format!("{name}: not in the repository"))?;
+    let (package, otherwise) = executor::chosen(package, setup.precision);
+    *note = otherwise;
+    let variant = executor::variant_name(&package, backend);
+    // Times of something else say nothing of this.
+    let known = setup.known.as_ref().filter(|known| known.variant == variant);
     let alone = (known.is_none() || backend.loads_alone()).then(|| MEASURING.lock());
-    let Some(profile) = known else {
-        return executor::load_measured(package, backend).map_err(|error| error.to_string());
+    let Some(known) = known else {
+        let (executor, profile) = executor::load_measured(&package, backend).map_err(|error| error.to_string())?;
+        return Ok((executor, Measured { variant, profile }));
     };
-    let mut executor = executor::load(package, backend).map_err(|error| error.to_string())?;
-    executor::warm_up(&mut *executor, package, WARM_UP_RUNS)?;
+    let mut executor = executor::load(&package, backend).map_err(|error| error.to_string())?;
+    executor::warm_up(&mut *executor, &package, WARM_UP_RUNS)?;
     drop(alone);
-    Ok((executor, profile.clone()))
+    Ok((executor, known.clone()))
 }
 
 /// Runs one batch and gives the answers' entries, in the order of the jobs.

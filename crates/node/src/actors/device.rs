@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
+use sensorium_device::backend::cuda::GpuProvider;
 use sensorium_device::clock::now_ns;
 use sensorium_device::protocol::{WorkerReport, WorkerSetup};
 use sensorium_device::supervise::{WorkerEvent, WorkerSpec, WorkerSupervisor};
 use sensorium_hardware::Health;
 use sensorium_scheduler::DeviceId;
+use sensorium_wire::Name;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -28,6 +30,8 @@ use crate::restart::{History, Part, Verdict};
 const DRAIN_MS_MAX: u64 = 200;
 /// How long a worker may take to load its models, in milliseconds.
 const READY_MS_MAX: u64 = 120_000;
+/// The same where TensorRT may have to compile them first, which takes minutes.
+const COMPILED_MS_MAX: u64 = 1_200_000;
 
 /// See the module.
 pub struct DeviceActor;
@@ -95,7 +99,10 @@ impl DeviceRun {
             arguments: self.args.arguments.clone(),
             setup: self.args.setup.clone(),
             slab: Arc::clone(&self.args.engine.slab),
-            ready_ms_max: READY_MS_MAX,
+            ready_ms_max: match &self.args.setup.gpu {
+                Some(gpu) if gpu.provider == GpuProvider::Tensorrt => COMPILED_MS_MAX,
+                _ => READY_MS_MAX,
+            },
         };
         let supervisor = self.supervisor.as_ref().ok_or("the device is being given up")?;
         supervisor.start(self.incarnation, spec).map_err(Into::into)
@@ -105,14 +112,21 @@ impl DeviceRun {
         self.remember(&report);
         let args = &self.args;
         let mut broken = Vec::new();
+        for note in &report.notes {
+            tracing::warn!(device = args.setup.device, "{note}");
+        }
         for (lane_report, socket) in report.lanes.into_iter().zip(lanes) {
             let socket = Arc::new(socket);
             let mut models = Vec::new();
             for (index, model) in (0_u32..).zip(lane_report.models) {
                 match (model.outcome, args.engine.models.find(&model.name)) {
-                    (Ok(profile), Some(info)) => {
-                        models.push(LaneModel { key: info.key, index, load_ms: model.load_ms, profile });
-                    }
+                    (Ok(measured), Some(info)) => models.push(LaneModel {
+                        key: info.key,
+                        index,
+                        load_ms: model.load_ms,
+                        variant: Name::cut(&measured.variant),
+                        profile: measured.profile,
+                    }),
                     (Ok(_), None) => broken.push((model.name, "not in the node's repository".to_owned())),
                     (Err(reason), _) => {
                         tracing::error!(device = args.setup.device, model = model.name, reason, "model not loaded");
@@ -134,7 +148,7 @@ impl DeviceRun {
                 }
             }));
         }
-        args.board.ready(args.device.0, broken);
+        args.board.ready(args.device.0, broken, report.notes);
         tracing::info!(device = args.setup.device, "ready");
     }
 
@@ -142,7 +156,7 @@ impl DeviceRun {
     fn remember(&mut self, report: &WorkerReport) {
         for (lane, reported) in self.args.setup.lanes.iter_mut().zip(&report.lanes) {
             for (model, reported) in lane.models.iter_mut().zip(&reported.models) {
-                model.profile = reported.outcome.as_ref().ok().cloned();
+                model.known = reported.outcome.as_ref().ok().cloned();
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sensorium_device::backend::cuda::{GpuQuotas, GpuSetup};
+use sensorium_device::backend::cuda::GpuSetup;
 use sensorium_device::backend::{Backend, CpuBackend, CudaBackend, CudaDevice};
 use sensorium_hardware::DeviceKind;
 use sensorium_models::ModelPackage;
@@ -45,12 +45,7 @@ impl Target {
         };
         let gpu = inventory.gpus.iter().find(|gpu| gpu.index == index);
         let name = gpu.map_or_else(|| uuid.clone(), |gpu| format!("{}, driver {}", gpu.name, gpu.driver_version));
-        let setup = GpuSetup {
-            uuid,
-            memory_bytes: device.memory_bytes,
-            numa_node: device.numa_node,
-            quotas: GpuQuotas::default(),
-        };
+        let setup = GpuSetup { uuid, numa_node: device.numa_node, ..GpuSetup::first(device.memory_bytes) };
         Ok(Some(Self { gpu: Some(setup), name, library: paths.onnxruntime_gpu.clone() }))
     }
 

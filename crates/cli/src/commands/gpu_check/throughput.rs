@@ -46,7 +46,15 @@ impl Loaded {
         let outputs: Vec<String> = package.manifest.outputs.iter().map(|output| output.name.clone()).collect();
         let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
         let threads = usize::from(package.manifest.placement.threads);
-        let options = LoadOptions { threads, rows_max: rows, compute, graphs, outputs: &names };
+        let options = LoadOptions {
+            threads,
+            rows_max: rows,
+            compute,
+            graphs,
+            outputs: &names,
+            precision: package.precision,
+            inputs: &package.manifest.inputs,
+        };
         let network = backend.load(package.file(FileRole::Network)?, &options)?;
         let mut inputs = Vec::new();
         for spec in &network.signature().inputs {
