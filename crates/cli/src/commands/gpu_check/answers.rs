@@ -10,6 +10,7 @@ use sensorium_models::manifest::{Compute, FileRole};
 use sensorium_wire::Modality;
 use sensorium_wire::tensor::Dtype;
 
+use super::half;
 use super::report::Finding;
 use super::target::Target;
 use crate::paths::Paths;
@@ -36,6 +37,9 @@ pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Fi
                 });
             }
             Err(error) => finding.expect(false, || format!("{name}: {error}")),
+        }
+        if let Err(error) = half::compare(&mut finding, &device, target, &package) {
+            finding.expect(false, || format!("{name} in fp16: {error:#}"));
         }
     }
     Ok(finding)

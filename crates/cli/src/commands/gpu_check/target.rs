@@ -22,14 +22,22 @@ pub(crate) struct Target {
     pub(crate) gpu: Option<GpuSetup>,
     name: String,
     pub(crate) library: PathBuf,
+    /// Inputs, and a network for PyTorch, to compare with; `None` = none are given.
+    pub(crate) reference: Option<PathBuf>,
+    /// How long the check may take, in seconds.
+    pub(crate) seconds_max: u64,
 }
 
 impl Target {
     /// The first GPU of this machine; `None` when there is none.
-    pub(crate) fn find(paths: &Paths, device: CheckedDevice) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn find(
+        paths: &Paths,
+        device: CheckedDevice,
+        reference: Option<PathBuf>,
+    ) -> anyhow::Result<Option<Self>> {
         if device == CheckedDevice::Cpu {
             let library = paths.onnxruntime.clone();
-            return Ok(Some(Self { gpu: None, name: "processor".to_owned(), library }));
+            return Ok(Some(Self { gpu: None, name: "processor".to_owned(), library, reference, seconds_max: 0 }));
         }
         let inventory = sensorium_hardware::probe()?;
         let plan = sensorium_hardware::plan(&inventory, &sensorium_hardware::PlanOptions::default());
@@ -46,7 +54,7 @@ impl Target {
         let gpu = inventory.gpus.iter().find(|gpu| gpu.index == index);
         let name = gpu.map_or_else(|| uuid.clone(), |gpu| format!("{}, driver {}", gpu.name, gpu.driver_version));
         let setup = GpuSetup { uuid, numa_node: device.numa_node, ..GpuSetup::first(device.memory_bytes) };
-        Ok(Some(Self { gpu: Some(setup), name, library: paths.onnxruntime_gpu.clone() }))
+        Ok(Some(Self { gpu: Some(setup), name, library: paths.onnxruntime_gpu.clone(), reference, seconds_max: 0 }))
     }
 
     pub(crate) const fn kind(&self) -> &'static str {
