@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sensorium_models::Signature;
-use sensorium_models::manifest::Compute;
+use sensorium_models::manifest::{Compute, Precision, TensorEntry};
 use thiserror::Error;
 
 pub mod cpu;
@@ -19,14 +19,14 @@ mod tensor;
 pub mod twin;
 
 pub use cpu::CpuBackend;
-pub use cuda::{CudaBackend, CudaDevice, GpuFault};
+pub use cuda::{CudaBackend, CudaDevice, GpuFault, GpuProvider};
 pub use images::{ImageNetwork, ImagePlan};
 pub use placement::Placed;
 pub use tensor::{NamedTensor, Tensor, TensorBuffer, TensorData};
 
 /// A kind of device that runs networks.
 pub trait Backend: Send {
-    /// For example `cpu`.
+    /// For example `cpu`. What is learned of a model under one name holds for that name.
     fn name(&self) -> &'static str;
 
     /// Loads the network in `file`. Weights may lie in other files of the same folder, never outside it; operators
@@ -89,11 +89,23 @@ pub struct LoadOptions<'a> {
     pub graphs: bool,
     /// The outputs that will be asked for, where that is known; recorded launches compute these and no others. Empty = all.
     pub outputs: &'a [&'a str],
+    /// What the network's own floats are.
+    pub precision: Precision,
+    /// Its inputs as the manifest has them, where that is known; a backend that compiles for shapes needs them.
+    pub inputs: &'a [TensorEntry],
 }
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { threads: 1, rows_max: 1, compute: Compute::Mixed, graphs: false, outputs: &[] }
+        Self {
+            threads: 1,
+            rows_max: 1,
+            compute: Compute::Mixed,
+            graphs: false,
+            outputs: &[],
+            precision: Precision::Fp32,
+            inputs: &[],
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use sensorium_wire::result::ModelResult;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
 
+pub mod agreement;
 mod batch;
 mod identity;
 mod images;
@@ -28,7 +29,7 @@ mod suspended;
 mod transcript;
 
 pub use crate::backend::images::STARTED_BATCHES_MAX;
-pub use load::{LoadError, load, load_measured};
+pub use load::{LoadError, chosen, load, load_measured, variant_name};
 pub use profile::{profile, warm_up};
 pub use suspended::SUSPENDED_JOBS_MAX;
 

@@ -105,7 +105,11 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
     if let Some(lowered) = lowered {
         lowered.raise();
     }
-    let report = WorkerReport { lanes: lanes.into_iter().map(|(_, report)| report).collect() };
+    let lanes: Vec<LaneReport> = lanes.into_iter().map(|(_, report)| report).collect();
+    let notes = gpu.as_ref().and_then(|gpu| gpu.note()).map(str::to_owned);
+    let of_models = lanes.iter().flat_map(|lane| &lane.models).filter_map(|model| model.note.clone());
+    let notes = notes.into_iter().chain(of_models).collect();
+    let report = WorkerReport { lanes, notes };
     let mut line = serde_json::to_vec(&report).map_err(io::Error::from)?;
     line.push(b'\n');
     control.write_all(&line)?;

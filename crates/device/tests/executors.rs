@@ -28,3 +28,5 @@ mod placement;
 mod reference;
 #[path = "executors/slices.rs"]
 mod slices;
+#[path = "executors/variants.rs"]
+mod variants;

@@ -1,5 +1,6 @@
 //! The node's desk: questions and sessions that come through the gateway.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -18,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::data::NodeFile;
 use crate::engine::Engine;
 use crate::gateway::{Desk, SessionRequest};
+use crate::pins::Pins;
 use crate::source::Sources;
 use crate::status::NodeStatus;
 
@@ -30,6 +32,7 @@ pub struct NodeDesk {
     board: Arc<Board>,
     sources: Arc<Sources>,
     models: String,
+    pins: BTreeMap<String, Vec<String>>,
     sessions: Mutex<Option<ActorRef<SessionsMessage>>>,
     running: AtomicUsize,
     /// A clone for each source that is to be closed before the node ends.
@@ -44,6 +47,7 @@ impl NodeDesk {
         cluster: Arc<Cluster>,
         board: Arc<Board>,
         packages: &[ModelPackage],
+        pins: Pins,
     ) -> Arc<Self> {
         let manifests: Vec<_> = packages.iter().map(|package| &package.manifest).collect();
         let models = serde_json::to_string(&manifests).unwrap_or_default();
@@ -55,6 +59,7 @@ impl NodeDesk {
             board,
             sources,
             models,
+            pins: pins.into_shown(),
             sessions: Mutex::new(None),
             running: AtomicUsize::new(0),
             open_sources: Arc::default(),
@@ -116,6 +121,7 @@ impl NodeDesk {
             devices: self.board.devices(),
             engine: self.engine.snapshot(),
             plan: self.engine.plan(),
+            pins: self.pins.clone(),
             cluster: self.cluster.status(),
             sources: self.sources.status(),
             edge: self.engine.edge_status(),

@@ -18,6 +18,7 @@ mod lane_reader;
 mod machine;
 mod monitor;
 mod node;
+mod pins;
 pub mod restart;
 mod session;
 mod source;

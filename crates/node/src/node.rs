@@ -35,6 +35,7 @@ use crate::engine::{Engine, EngineSetup, EventLog, EventLogError, LearnedTimes, 
 use crate::gateway::{Desk, Gateway};
 use crate::health::Watch;
 use crate::machine;
+use crate::pins::Pins;
 use crate::session::SessionLimits;
 use crate::session::live::Tools;
 use crate::source::{OwnSetting, Sources};
@@ -55,6 +56,8 @@ pub struct NodeOptions {
     pub repositories: Vec<PathBuf>,
     /// Where model files are that do not lie beside their manifest.
     pub weights: PathBuf,
+    /// Where TensorRT keeps the networks that it compiled; made when it is used.
+    pub engines: PathBuf,
     /// The binary that is run as a worker, and its arguments.
     pub program: PathBuf,
     pub worker_arguments: Vec<String>,
@@ -140,6 +143,7 @@ impl Node {
         let bundle = certificates(data, config)?;
         let packages = load_models(&options)?;
         let plan = machine::plan_devices(&options)?;
+        let pins = Pins::new(config, &packages, &plan.devices)?;
         for note in &plan.notes {
             tracing::info!("{note}");
         }
@@ -204,7 +208,7 @@ impl Node {
                 board: Arc::clone(&board),
                 program: options.program.clone(),
                 arguments: options.worker_arguments.clone(),
-                setup: machine::worker_setup(&options, &packages, &engine, &known, device, cpus),
+                setup: machine::worker_setup(&options, &packages, &engine, &known, &pins, device, cpus),
                 standby: config.standby_workers.of(&device.kind),
                 io: api.handle().clone(),
             });
@@ -217,7 +221,7 @@ impl Node {
         let cluster = Cluster::new(Arc::clone(&engine), options.membership.clone(), &file.name, api.handle().clone());
         let sources = Sources::new(Arc::clone(&cluster), &config.source);
         let (board_shown, cluster_shown) = (Arc::clone(&board), Arc::clone(&cluster));
-        let desk = NodeDesk::new(file.clone(), Arc::clone(&sources), cluster_shown, board_shown, &packages);
+        let desk = NodeDesk::new(file.clone(), Arc::clone(&sources), cluster_shown, board_shown, &packages, pins);
         let gateway =
             Gateway::new(Arc::clone(&cluster), Arc::clone(&desk) as Arc<_>, Arc::clone(&sources), data.spool());
         let plane = Plane::default();

@@ -1,5 +1,7 @@
 //! The node's status as JSON shows it.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::board::DeviceStatus;
@@ -23,6 +25,8 @@ pub struct NodeStatus {
     pub devices: Vec<DeviceStatus>,
     pub engine: EngineSnapshot,
     pub plan: PlanStatus,
+    /// Models that are not for all devices, with those that run them.
+    pub pins: BTreeMap<String, Vec<String>>,
     /// The cluster as this node sees it; absent for one that is alone.
     pub cluster: Option<ClusterStatus>,
     /// The sources that this node knows, by name.

@@ -38,6 +38,7 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
         kernels: paths.kernels(),
         repositories,
         weights: paths.weights(),
+        engines: paths.cache.join("tensorrt"),
         program: std::env::current_exe().context("the path of this binary")?,
         worker_arguments: vec!["worker".to_owned(), "--parent".to_owned(), std::process::id().to_string()],
         guard_arguments: vec!["guard".to_owned(), "--".to_owned()],

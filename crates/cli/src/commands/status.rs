@@ -54,6 +54,10 @@ fn print(status: &Value) {
     let mib = |key: &str| engine[key].as_u64().unwrap_or(0) >> 20;
     println!("payload memory: {} of {} MiB out", mib("slab_bytes_out"), mib("slab_bytes"));
     super::plan::lines(&status["plan"]).iter().for_each(|line| println!("{line}"));
+    for (model, devices) in status["pins"].as_object().into_iter().flatten() {
+        let devices: Vec<_> = devices.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        println!("{model} is pinned to {}", devices.join(", "));
+    }
     neighbours(&status["cluster"]);
     sources(&status["sources"]);
     let none = Vec::new();
@@ -107,15 +111,19 @@ fn print(status: &Value) {
             );
             for model in lane["models"].as_array().unwrap_or(&none) {
                 println!(
-                    "    {:<12} v{}  {:>7} µs a job, {:>4} MiB, loaded in {} ms{}",
+                    "    {:<12} v{} {:<4}  {:>7} µs a job, {:>4} MiB, loaded in {} ms{}",
                     text(model, "name"),
                     model["version"],
+                    text(model, "variant"),
                     model["service_p50_us"],
                     model["arena_bytes"].as_u64().unwrap_or(0) >> 20,
                     model["load_ms"],
                     operators(&model["placement"]).map_or_else(String::new, |words| format!(", {words}"))
                 );
             }
+        }
+        for note in device["notes"].as_array().unwrap_or(&none) {
+            println!("    {}", note.as_str().unwrap_or("-"));
         }
         for broken in device["broken_models"].as_array().unwrap_or(&none) {
             println!("    {} not loaded: {}", broken[0].as_str().unwrap_or("-"), broken[1].as_str().unwrap_or("-"));

@@ -1,4 +1,4 @@
-//! GPUs: ONNX Runtime's CUDA provider on streams and in memory of our own.
+//! GPUs: ONNX Runtime's CUDA or TensorRT provider on streams and in memory of our own.
 //!
 //! A process drives one GPU or slice of a GPU, the only one that it is shown (`CUDA_VISIBLE_DEVICES` with an identifier).
 //! Each lane has three streams with the lane's priority: one to compute and one for each way of copying, so that no lane's
@@ -15,6 +15,7 @@ mod images;
 mod inputs;
 mod measure;
 mod network;
+mod provider;
 mod share;
 
 use std::path::{Path, PathBuf};
@@ -26,18 +27,20 @@ use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
 use parking_lot::Mutex;
-use sensorium_models::manifest::Compute;
+use sensorium_models::manifest::{Compute, Precision};
 use sensorium_wire::Modality;
 use serde::{Deserialize, Serialize};
 
 pub use driver::PinnedSlab;
 pub use fault::{GpuFault, check_driver_version};
 pub use measure::upload_bytes_per_second;
+pub use provider::GpuProvider;
 pub use share::GpuQuotas;
 
 use self::driver::Streams;
 use self::images::CudaImages;
 use self::network::CudaNetwork;
+use self::provider::Chosen;
 use super::placement::{self, Placed};
 use super::{Backend, BackendError, CpuBackend, ImageNetwork, ImagePlan, LoadOptions, Network, runtime};
 use crate::cuda::cache::{CacheLimits, CubinCache};
@@ -61,6 +64,11 @@ pub struct GpuSetup {
     /// Where host memory for it should come from; `None` = anywhere.
     pub numa_node: Option<u32>,
     pub quotas: GpuQuotas,
+    #[serde(default)]
+    pub provider: GpuProvider,
+    /// Where TensorRT keeps the networks that it compiled; only used with it.
+    #[serde(default)]
+    pub engines: PathBuf,
     /// For the steps around networks of images; `None` = they are the processor's.
     pub kernels: Option<KernelSetup>,
 }
@@ -74,6 +82,20 @@ pub struct KernelSetup {
 }
 
 impl GpuSetup {
+    /// The only GPU of this process, whichever it is, for tests and checks.
+    #[must_use]
+    pub fn first(memory_bytes: u64) -> Self {
+        Self {
+            uuid: String::new(),
+            memory_bytes,
+            numa_node: None,
+            quotas: GpuQuotas::default(),
+            provider: GpuProvider::Cuda,
+            engines: PathBuf::new(),
+            kernels: None,
+        }
+    }
+
     /// What a process that drives this GPU needs in its environment before it starts.
     #[must_use]
     pub fn environment(&self) -> Vec<(String, String)> {
@@ -94,6 +116,7 @@ pub struct CudaDevice {
     kernels: Option<Arc<Kernels>>,
     /// Payload memory that it reads by itself.
     slab: OnceLock<Arc<PinnedSlab>>,
+    chosen: Chosen,
     /// Why nothing runs on it any more.
     broken: Mutex<Option<String>>,
 }
@@ -122,7 +145,14 @@ impl CudaDevice {
         });
         let (setup, processor) = (setup.clone(), library.to_owned());
         let (slab, broken) = (OnceLock::new(), Mutex::new(None));
-        Ok(Arc::new(Self { context, environment, processor, setup, kernels, slab, broken }))
+        let chosen = Chosen::new(setup.provider, library, &setup.engines);
+        Ok(Arc::new(Self { context, environment, processor, setup, kernels, slab, chosen, broken }))
+    }
+
+    /// Why it is used in another way than the setup says, in one line.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.chosen.note.as_deref()
     }
 
     /// Gives the GPU direct access to payload memory, for as long as the value lives.
@@ -218,9 +248,33 @@ impl CudaBackend {
         Ok(Self { lane, modality, processor, quota_bytes, used_bytes: AtomicU64::new(0) })
     }
 
+    /// The batch sizes to compile a network for; `None` = TensorRT does not get it.
+    fn compiled(&self, options: &LoadOptions<'_>) -> Option<(String, String)> {
+        match self.lane.device.chosen.provider {
+            GpuProvider::Cuda => None,
+            GpuProvider::Tensorrt => provider::profile(options),
+        }
+    }
+
     fn session(&self, file: &Path, arena_bytes: u64, options: &LoadOptions<'_>) -> Result<Session, ort::Error> {
         let arena_bytes = usize::try_from(arena_bytes).unwrap_or(usize::MAX);
         let stream = self.lane.streams.compute.cu_stream().cast::<()>();
+        let mut providers = Vec::new();
+        if let Some((least, most)) = self.compiled(options) {
+            let engines = self.lane.device.chosen.engines.display();
+            // SAFETY: as for the provider below.
+            let provider = unsafe { ep::TensorRT::default().with_device_id(0).with_compute_stream(stream) }
+                .with_max_workspace_size(arena_bytes)
+                .with_fp16(options.precision == Precision::Fp16)
+                .with_engine_cache(true)
+                .with_engine_cache_path(&engines)
+                .with_timing_cache(true)
+                .with_timing_cache_path(engines)
+                .with_profile_min_shapes(least)
+                .with_profile_opt_shapes(&most)
+                .with_profile_max_shapes(most);
+            providers.push(provider.build().error_on_failure());
+        }
         // SAFETY: whoever holds the session (a `CudaNetwork`) also holds the lane, and lets go of the session first.
         let provider = unsafe { ep::CUDA::default().with_device_id(0).with_compute_stream(stream) }
             .with_memory_limit(arena_bytes)
@@ -231,11 +285,17 @@ impl CudaBackend {
             // A float of 19 bits is not what the CPU computes; answers are to agree.
             .with_tf32(false)
             .with_cuda_graph(options.graphs && options.compute == Compute::Gpu);
+        providers.push(provider.build().error_on_failure());
         let builder = runtime::builder(&self.lane.device.environment, options.threads)?;
         // Without error_on_failure a missing provider would mean the processor, silently.
-        placement::recorded(builder)?
-            .with_execution_providers([provider.build().error_on_failure()])?
-            .commit_from_file(file)
+        placement::recorded(builder)?.with_execution_providers(providers)?.commit_from_file(file)
+    }
+
+    /// The options, without recorded launches where they are not possible.
+    fn launched<'a>(&self, options: &LoadOptions<'a>) -> LoadOptions<'a> {
+        // TensorRT records launches in a way of its own, which is not used here.
+        let graphs = options.graphs && self.compiled(options).is_none();
+        LoadOptions { graphs, ..*options }
     }
 
     /// Loads a network that is to run on the GPU; `around` puts other steps around it, and what both take counts.
@@ -290,14 +350,17 @@ impl CudaBackend {
 
 impl Backend for CudaBackend {
     fn name(&self) -> &'static str {
-        "cuda"
+        match self.lane.device.chosen.provider {
+            GpuProvider::Cuda => "cuda",
+            GpuProvider::Tensorrt => "tensorrt",
+        }
     }
 
     fn load(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
         if options.compute == Compute::Cpu {
             return self.processor.load(file, options);
         }
-        Ok(Box::new(self.load_on_gpu(file, options, Ok)?))
+        Ok(Box::new(self.load_on_gpu(file, &self.launched(options), Ok)?))
     }
 
     fn load_images(
@@ -311,7 +374,7 @@ impl Backend for CudaBackend {
         };
         let around =
             |network| CudaImages::new(file, network, &self.lane, kernels, plan, (options.outputs, options.rows_max));
-        Ok(Some(Box::new(self.load_on_gpu(file, options, around)?)))
+        Ok(Some(Box::new(self.load_on_gpu(file, &self.launched(options), around)?)))
     }
 
     fn memory_bytes_now(&self) -> Option<u64> {
@@ -352,13 +415,7 @@ mod tests {
     use super::*;
 
     fn setup() -> GpuSetup {
-        GpuSetup {
-            uuid: "GPU-1".to_owned(),
-            memory_bytes: 8 << 30,
-            numa_node: None,
-            quotas: GpuQuotas::default(),
-            kernels: None,
-        }
+        GpuSetup { uuid: "GPU-1".to_owned(), ..GpuSetup::first(8 << 30) }
     }
 
     #[test]

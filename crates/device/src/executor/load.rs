@@ -1,10 +1,11 @@
 //! From a model package to an executor: files verified, networks loaded, the manifest checked against them.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use sensorium_models::manifest::{Dim, FileRole, Interpret, Manifest, TensorEntry};
+use sensorium_models::manifest::{Compute, Dim, FileRole, Interpret, Manifest, Precision, TensorEntry};
 use sensorium_models::{ModelError, ModelPackage, ServiceProfile};
 use sensorium_processing::image::ImageStep;
 use sensorium_processing::tokens::{TOKENIZER_BYTES_MAX, Tokenizer};
@@ -82,6 +83,38 @@ pub fn load(package: &ModelPackage, backend: &dyn Backend) -> Result<Box<dyn Exe
     }
 }
 
+/// The networks of `package` to load where `wanted` is asked for, and where these are others, why.
+///
+/// A variant that is missing or damaged is no reason not to serve a model whose own networks are in order: these are used,
+/// which are slower and no less exact.
+#[must_use]
+pub fn chosen(package: &ModelPackage, wanted: Precision) -> (Cow<'_, ModelPackage>, Option<String>) {
+    if wanted == package.precision {
+        return (Cow::Borrowed(package), None);
+    }
+    let name = wanted.name();
+    let reason = match package.in_precision(wanted) {
+        Some(variant) => match variant.verify() {
+            Ok(()) => return (Cow::Owned(variant), None),
+            Err(error) => error.to_string(),
+        },
+        None => format!("{} lists no such variant", package.manifest_file().display()),
+    };
+    let own = package.precision.name();
+    (Cow::Borrowed(package), Some(format!("{}: {own} is used instead of {name}: {reason}", package.manifest.name)))
+}
+
+/// What runs of a model, for receipts and measurements: its precision, and who compiled it where that was not ONNX Runtime
+/// itself. At most 16 bytes.
+#[must_use]
+pub fn variant_name(package: &ModelPackage, backend: &dyn Backend) -> String {
+    let precision = package.precision.name();
+    match backend.name() {
+        "tensorrt" if package.manifest.placement.compute == Compute::Gpu => format!("{precision}-tensorrt"),
+        _ => precision.to_owned(),
+    }
+}
+
 /// Loads and measures a model. Memory is what the device's use grew by meanwhile.
 ///
 /// # Errors
@@ -101,19 +134,26 @@ pub fn load_measured(
 
 fn network(package: &ModelPackage, backend: &dyn Backend, role: FileRole) -> Result<Box<dyn Network>, LoadError> {
     let outputs: Vec<&str> = used_outputs(&package.manifest, role).collect();
-    let network = backend.load(package.file(role)?, &options(&package.manifest, &outputs))?;
+    let inputs = inputs_of(package, role);
+    let network = backend.load(package.file(role)?, &options(package, &inputs, &outputs))?;
     package.check(role, network.signature())?;
     Ok(network)
 }
 
-fn options<'a>(manifest: &Manifest, outputs: &'a [&'a str]) -> LoadOptions<'a> {
-    let placement = &manifest.placement;
+fn inputs_of(package: &ModelPackage, role: FileRole) -> Vec<TensorEntry> {
+    package.manifest.inputs.iter().filter(|input| input.of == role).cloned().collect()
+}
+
+fn options<'a>(package: &ModelPackage, inputs: &'a [TensorEntry], outputs: &'a [&'a str]) -> LoadOptions<'a> {
+    let placement = &package.manifest.placement;
     LoadOptions {
         threads: usize::from(placement.threads),
         rows_max: usize::from(placement.batch_max),
         compute: placement.compute,
         graphs: placement.graphs,
         outputs,
+        precision: package.precision,
+        inputs,
     }
 }
 
@@ -134,7 +174,9 @@ fn images(package: &ModelPackage, backend: &dyn Backend) -> Result<Option<Images
         _ => (None, interpretation(package)?),
     };
     let plan = ImagePlan { step, boxes };
-    let network = backend.load_images(package.file(FileRole::Network)?, &options(manifest, &outputs), &plan)?;
+    let inputs = inputs_of(package, FileRole::Network);
+    let options = options(package, &inputs, &outputs);
+    let network = backend.load_images(package.file(FileRole::Network)?, &options, &plan)?;
     let Some(network) = network else { return Ok(None) };
     package.check(FileRole::Network, network.signature())?;
     Ok(Some(ImagesExecutor::new(network, package.manifest_file(), step, interpretation)))

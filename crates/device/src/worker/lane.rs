@@ -8,14 +8,15 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use rustix::net::RecvFlags;
-use sensorium_models::profile::ServiceProfile;
 use sensorium_models::repository::Repository;
 
 use self::batch::{Answers, Batch, Received, receive};
 use super::noting::Noting;
 use crate::backend::Backend;
 use crate::executor::{self, Executor, STARTED_BATCHES_MAX};
-use crate::protocol::{Injection, LaneReport, LaneSetup, ModelReport, ModelSetup, PACKET_BYTES_MAX, PlacementReport};
+use crate::protocol::{
+    Injection, LaneReport, LaneSetup, Measured, ModelReport, ModelSetup, PACKET_BYTES_MAX, PlacementReport,
+};
 use crate::slab::SharedMemory;
 
 /// Lanes load beside each other, but only one model is measured at a time: both its times and its memory (what the process
@@ -39,20 +40,22 @@ impl Lane {
     /// `gently`: one model after the other in the whole process, because another worker serves meanwhile.
     pub(super) fn load(setup: &LaneSetup, repository: &Repository, backend: &mut dyn Backend, gently: bool) -> Self {
         let mut lane = Self { models: Vec::new(), report: LaneReport { modality: setup.modality, models: Vec::new() } };
-        for ModelSetup { name, profile } in &setup.models {
+        for model in &setup.models {
+            let name = &model.name;
             let began = Instant::now();
             let backend = Noting::new(backend);
-            let loaded = load_model(name, profile.as_ref(), repository, &backend, gently);
+            let mut note = None;
+            let loaded = load_model(model, repository, &backend, gently, &mut note);
             let load_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             let manifest = repository.models.get(name).map(|package| &package.manifest);
             let version = manifest.map_or(0, |manifest| manifest.version);
             let compute = manifest.map(|manifest| manifest.placement.compute).unwrap_or_default();
             let (executor, outcome, placement) = match loaded {
-                Ok((executor, profile)) => (Some(executor), Ok(profile), backend.placed().report(compute)),
+                Ok((executor, measured)) => (Some(executor), Ok(measured), backend.placed().report(compute)),
                 Err(reason) => (None, Err(reason), PlacementReport::default()),
             };
             lane.models.push(Model { executor });
-            lane.report.models.push(ModelReport { name: name.clone(), version, load_ms, outcome, placement });
+            lane.report.models.push(ModelReport { name: name.clone(), version, load_ms, outcome, note, placement });
         }
         lane
     }
@@ -121,21 +124,28 @@ impl Lane {
 }
 
 fn load_model(
-    name: &str,
-    known: Option<&ServiceProfile>,
+    setup: &ModelSetup,
     repository: &Repository,
     backend: &dyn Backend,
     gently: bool,
-) -> Result<(Box<dyn Executor>, ServiceProfile), String> {
+    note: &mut Option<String>,
+) -> Result<(Box<dyn Executor>, Measured), String> {
+    let name = &setup.name;
     let package = repository.models.get(name).ok_or_else(|| format!("{name}: not in the repository"))?;
+    let (package, otherwise) = executor::chosen(package, setup.precision);
+    *note = otherwise;
+    let variant = executor::variant_name(&package, backend);
+    // Times of something else say nothing of this.
+    let known = setup.known.as_ref().filter(|known| known.variant == variant);
     let alone = (known.is_none() || gently || backend.loads_alone()).then(|| MEASURING.lock());
-    let Some(profile) = known else {
-        return executor::load_measured(package, backend).map_err(|error| error.to_string());
+    let Some(known) = known else {
+        let (executor, profile) = executor::load_measured(&package, backend).map_err(|error| error.to_string())?;
+        return Ok((executor, Measured { variant, profile }));
     };
-    let mut executor = executor::load(package, backend).map_err(|error| error.to_string())?;
-    executor::warm_up(&mut *executor, package, WARM_UP_RUNS)?;
+    let mut executor = executor::load(&package, backend).map_err(|error| error.to_string())?;
+    executor::warm_up(&mut *executor, &package, WARM_UP_RUNS)?;
     drop(alone);
-    Ok((executor, profile.clone()))
+    Ok((executor, known.clone()))
 }
 
 #[cfg(test)]

@@ -16,11 +16,13 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
+use sensorium_device::backend::cuda::GpuProvider;
 use sensorium_device::clock::now_ns;
 use sensorium_device::protocol::{LaneReport, WorkerReport, WorkerSetup};
 use sensorium_device::supervise::{WorkerEvent, WorkerSpec};
 use sensorium_hardware::Health;
 use sensorium_scheduler::{DeviceId, LaneId};
+use sensorium_wire::Name;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -36,6 +38,8 @@ use crate::restart::{History, Part, Verdict};
 const DRAIN_MS_MAX: u64 = 200;
 /// How long a worker may take to load its models, in milliseconds.
 const READY_MS_MAX: u64 = 120_000;
+/// The same where TensorRT may have to compile them first, which takes minutes.
+const COMPILED_MS_MAX: u64 = 1_200_000;
 /// The place whose worker is started first.
 const FIRST: usize = 0;
 
@@ -103,7 +107,10 @@ impl DeviceRun {
             arguments: self.args.arguments.clone(),
             setup: WorkerSetup { standby, ..self.args.setup.clone() },
             slab: Arc::clone(&self.args.engine.slab),
-            ready_ms_max: READY_MS_MAX,
+            ready_ms_max: match &self.args.setup.gpu {
+                Some(gpu) if gpu.provider == GpuProvider::Tensorrt => COMPILED_MS_MAX,
+                _ => READY_MS_MAX,
+            },
         };
         let place = self.places.get_mut(at).ok_or("the device is being given up")?;
         if !place.is_free() {
@@ -167,15 +174,22 @@ impl DeviceRun {
         self.serving = report.lanes.clone();
         let args = &self.args;
         let mut broken = Vec::new();
+        for note in &report.notes {
+            tracing::warn!(device = args.setup.device, "{note}");
+        }
         for (lane_report, socket) in report.lanes.into_iter().zip(lanes) {
             let socket = Arc::new(socket);
             let mut models = Vec::new();
             for (index, model) in (0_u32..).zip(lane_report.models) {
                 match (model.outcome, args.engine.models.find(&model.name)) {
-                    (Ok(profile), Some(info)) => {
-                        let placement = model.placement.bounded();
-                        models.push(LaneModel { key: info.key, index, load_ms: model.load_ms, profile, placement });
-                    }
+                    (Ok(measured), Some(info)) => models.push(LaneModel {
+                        key: info.key,
+                        index,
+                        load_ms: model.load_ms,
+                        variant: Name::cut(&measured.variant),
+                        profile: measured.profile,
+                        placement: model.placement.bounded(),
+                    }),
                     (Ok(_), None) => broken.push((model.name, "not in the node's repository".to_owned())),
                     (Err(reason), _) => {
                         tracing::error!(device = args.setup.device, model = model.name, reason, "model not loaded");
@@ -198,7 +212,7 @@ impl DeviceRun {
                 }
             }));
         }
-        args.board.ready(args.device.0, self.places[at].pid, broken);
+        args.board.ready(args.device.0, self.places[at].pid, broken, report.notes);
         tracing::info!(device = args.setup.device, "ready");
         self.order_standby()
     }
@@ -218,7 +232,7 @@ impl DeviceRun {
     fn remember(&mut self, report: &WorkerReport) {
         for (lane, reported) in self.args.setup.lanes.iter_mut().zip(&report.lanes) {
             for (model, reported) in lane.models.iter_mut().zip(&reported.models) {
-                model.profile = reported.outcome.as_ref().ok().cloned();
+                model.known = reported.outcome.as_ref().ok().cloned();
             }
         }
     }

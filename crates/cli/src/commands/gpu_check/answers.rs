@@ -11,6 +11,7 @@ use sensorium_wire::Modality;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
 
+use super::half;
 use super::report::Finding;
 use super::target::Target;
 use crate::commands::picture;
@@ -40,6 +41,9 @@ pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Fi
                 let mut executor = executor::load(&package, twin).map_err(|error| error.to_string())?;
                 (0..RUNS).try_for_each(|_| look(&mut *executor, &picture))
             });
+        }
+        if let Err(error) = half::compare(&mut finding, &device, target, &package) {
+            finding.expect(false, || format!("{name} in fp16: {error:#}"));
         }
     }
     Ok(finding)

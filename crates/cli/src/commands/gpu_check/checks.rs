@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::report::Finding;
 use super::target::Target;
-use super::{answers, kernels, killed, path, restart, throughput, upload};
+use super::{answers, kernels, killed, path, restart, throughput, torch, upload};
 use crate::paths::Paths;
 
 /// One check.
@@ -29,13 +29,19 @@ const fn row(
     Check { name, what, needs_gpu, seconds_max, run }
 }
 
-pub(crate) const CHECKS: [Check; 10] = [
+pub(crate) const CHECKS: [Check; 11] = [
     row("upload", true, 60, upload::run, "payload memory is pinned, and goes to the GPU at the speed of its link"),
     row("contract", false, 60, answers::contract, "wrong inputs are errors, and the network stays usable"),
-    row("answers", false, 120, answers::run, "every model answers as on the processor"),
+    row("answers", false, 120, answers::run, "every model answers as on the processor, and in fp16 says the same"),
     row("kernels", true, 60, kernels::run, "every kernel gives what its twin on the processor gives"),
     row("restart", false, 120, restart::run, "a worker that is killed is back, and how soon"),
-    row("detector", true, 120, throughput::detector, "the detector in batches of 1, 8 and 32, with and without graphs"),
+    row(
+        "detector",
+        true,
+        120,
+        throughput::detector,
+        "the detector in batches of 1, 8 and 32, in fp32 and fp16, with and without graphs",
+    ),
     row(
         "path",
         false,
@@ -52,6 +58,13 @@ pub(crate) const CHECKS: [Check; 10] = [
         "sound beside a detector that fills the device, against sound alone",
     ),
     row("killed", false, 120, killed::run, "a node whose worker is killed under load loses no job"),
+    row(
+        "torch",
+        false,
+        230,
+        torch::run,
+        "an equal network with torch.compile in fp16, and the detector's rate by its rate",
+    ),
 ];
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use sensorium_device::executor::{self, Executor, JobInput, JobOutput, STARTED_BA
 use sensorium_device::slab::SharedMemory;
 use sensorium_hardware::Reading;
 use sensorium_models::ModelPackage;
-use sensorium_models::manifest::{Compute, FileRole};
+use sensorium_models::manifest::{Compute, FileRole, Precision};
 use sensorium_processing::image::{Image, ImageLimits, ImageStep, decode};
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
@@ -24,7 +24,7 @@ use crate::paths::Paths;
 
 const DETECTOR: &str = "nanodet";
 /// How long each rate is measured.
-const MEASURED: Duration = Duration::from_secs(3);
+const MEASURED: Duration = Duration::from_secs(2);
 /// Between two looks at how busy the GPU is.
 const LOOK_MS: u64 = 250;
 const WARM_UP_BATCHES: u32 = 5;
@@ -40,15 +40,20 @@ pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Fi
     let mut finding = Finding::default();
     finding.note("picture", format!("{} x {}", picture.width, picture.height));
     let sizes: &[u16] = if target.gpu.is_some() { &[1, 8, 32] } else { &[1] };
+    let ways: &[(Precision, bool)] = match target.gpu {
+        Some(_) => &[(Precision::Fp32, false), (Precision::Fp32, true), (Precision::Fp16, true)],
+        None => &[(Precision::Fp32, false)],
+    };
+    let package = target.package(paths, DETECTOR)?;
     for &rows in sizes {
-        for graphs in [false, true] {
-            if graphs && target.gpu.is_none() {
-                continue;
-            }
-            let mut package = target.package(paths, DETECTOR)?;
+        for &(precision, graphs) in ways {
+            let (package, problem) = executor::chosen(&package, precision);
+            finding.expect(problem.is_none(), || problem.unwrap_or_default());
+            let mut package = package.into_owned();
             let placement = &mut package.manifest.placement;
             (placement.batch_max, placement.graphs) = (rows, graphs);
-            let name = format!("batch_{rows}{}", if graphs { "_graphs" } else { "" });
+            let half = if package.precision == Precision::Fp16 { "_fp16" } else { "" };
+            let name = format!("batch_{rows}{half}{}", if graphs { "_graphs" } else { "" });
             // The other sizes may work all the same.
             if let Err(error) = measure(&device, target, &package, &frames, (&name, &mut finding)) {
                 finding.expect(false, || format!("{name}: {error:#}"));
@@ -109,6 +114,8 @@ fn bare(device: &Opened, package: &ModelPackage) -> anyhow::Result<f64> {
         compute: Compute::Gpu,
         graphs: placement.graphs,
         outputs: &outputs,
+        precision: package.precision,
+        inputs: &manifest.inputs,
     };
     let step = ImageStep::from_prepare(&manifest.prepare).context("a model of images is expected")?;
     let file = package.file(FileRole::Network)?;

@@ -47,14 +47,24 @@ pub(super) fn check_driver() -> Result<(), GpuFault> {
 
 /// That the provider's libraries can be loaded. They stay loaded: the provider finds them by their names.
 pub(super) fn check_libraries() -> Result<(), GpuFault> {
-    for (library, package) in LIBRARIES {
-        // SAFETY: NVIDIA's libraries, whose initialisers do nothing but set themselves up; ONNX Runtime would load the same.
-        match unsafe { libloading::Library::new(library) } {
-            Ok(loaded) => std::mem::forget(loaded),
-            Err(_) => return Err(GpuFault::LibraryMissing { library: library.to_owned(), package }),
-        }
+    match LIBRARIES.into_iter().find(|(library, _)| missing([library]).is_some()) {
+        Some((library, package)) => Err(GpuFault::LibraryMissing { library: library.to_owned(), package }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The first of these libraries of NVIDIA's that cannot be loaded. Those that can stay loaded.
+pub(super) fn missing<const COUNT: usize>(libraries: [&'static str; COUNT]) -> Option<&'static str> {
+    libraries.into_iter().find(|library| {
+        // SAFETY: NVIDIA's libraries, whose initialisers do nothing but set themselves up; ONNX Runtime would load the same.
+        match unsafe { libloading::Library::new(*library) } {
+            Ok(loaded) => {
+                std::mem::forget(loaded);
+                false
+            }
+            Err(_) => true,
+        }
+    })
 }
 
 /// The context of the only GPU that this process sees, `uuid`.
