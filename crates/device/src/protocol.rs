@@ -4,7 +4,8 @@
 //! - one control stream: JSON lines, a [`WorkerSetup`] down, a [`WorkerReport`] up, then silence; its end means that the
 //!   other side is gone;
 //! - one sequenced-packet socket per lane: a batch is one packet down ([`BatchHead`] and a [`JobEntry`] per job) and one
-//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets.
+//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets;
+//! - one sequenced-packet socket per group of devices: orders down, reports up ([`crate::group::orders`]).
 //!
 //! Both run the same binary, so the packets are the structs' bytes; lengths, offsets and codes are checked all the same.
 
@@ -137,6 +138,9 @@ pub struct WorkerSetup {
     pub weights: PathBuf,
     pub slab_bytes: u64,
     pub lanes: Vec<LaneSetup>,
+    /// Names of the groups that it is a member of; their sockets come after those of the lanes.
+    #[serde(default)]
+    pub groups: Vec<String>,
     pub injection: Option<Injection>,
 }
 
@@ -197,6 +201,8 @@ pub struct Injection {
     pub lose_device_after_ms: u64,
     /// For how long, in milliseconds; 0 = it does not.
     pub lose_device_for_ms: u64,
+    /// Each processor device is made so many, `cpu:0`, `cpu:1` and on, on the same cores; 0 and 1 = as it is. At most 4.
+    pub processor_devices: u32,
 }
 
 impl Injection {

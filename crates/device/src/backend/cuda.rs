@@ -109,6 +109,11 @@ impl CudaDevice {
         PinnedSlab::register(&self.context, memory).map_err(|error| self.fault(error, "registering payload memory"))
     }
 
+    /// For those of this crate that bring streams and memory of their own.
+    pub(crate) const fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
     /// What the GPU calls itself.
     ///
     /// # Errors
