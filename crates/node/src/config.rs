@@ -13,9 +13,13 @@ use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::group::{self, GroupSpec, GroupSpecError};
+
 /// How long jobs wait for a worker to come back: all models may have to be loaded.
 const RESTART_WAIT_NS: u64 = 30_000_000_000;
 
+/// Most that a processor device may be made into, for tests.
+const PROCESSOR_DEVICES_MAX: u32 = 4;
 /// Most that `cache_bytes_max` may be.
 const CACHE_BYTES_MAX: u64 = 64 << 30;
 
@@ -67,6 +71,8 @@ pub struct NodeConfig {
     pub rule: Vec<RuleSpec>,
     /// Cameras and microphones that the node opens itself; docs/sources.md. Not for nodes of a cluster, whose file has them.
     pub source: Vec<SourceSpec>,
+    /// Groups of devices whose workers exchange features; docs/gpu.md. Default none.
+    pub group: Vec<GroupSpec>,
     /// Faults put in on purpose, for tests.
     pub inject: Injection,
 }
@@ -94,6 +100,7 @@ impl Default for NodeConfig {
             cache_bytes_max: 64 << 20,
             rule: Vec::new(),
             source: Vec::new(),
+            group: Vec::new(),
             inject: Injection::default(),
         }
     }
@@ -114,6 +121,8 @@ pub enum ConfigError {
     Rule(#[from] RuleError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Group(#[from] GroupSpecError),
 }
 
 impl NodeConfig {
@@ -206,6 +215,10 @@ impl NodeConfig {
         if self.cache_bytes_max > CACHE_BYTES_MAX {
             return wrong("cache_bytes_max", &format!("at most {CACHE_BYTES_MAX} is expected"));
         }
+        if self.inject.processor_devices > PROCESSOR_DEVICES_MAX {
+            return wrong("inject.processor_devices", &format!("at most {PROCESSOR_DEVICES_MAX} is expected"));
+        }
+        group::check(&self.group)?;
         check_alone(&self.source)?;
         self.rules().map(|_| ())
     }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use ractor::ActorRef;
+use sensorium_device::clock::now_ns;
 use sensorium_models::ModelPackage;
 use sensorium_transport::Payload;
 use sensorium_wire::Kind;
@@ -18,6 +19,7 @@ use crate::cluster::Cluster;
 use crate::data::NodeFile;
 use crate::engine::Engine;
 use crate::gateway::{Desk, SessionRequest};
+use crate::group::GroupTable;
 use crate::source::Sources;
 use crate::status::NodeStatus;
 
@@ -28,6 +30,7 @@ pub struct NodeDesk {
     engine: Arc<Engine>,
     cluster: Arc<Cluster>,
     board: Arc<Board>,
+    groups: Arc<GroupTable>,
     sources: Arc<Sources>,
     models: String,
     sessions: Mutex<Option<ActorRef<SessionsMessage>>>,
@@ -42,7 +45,7 @@ impl NodeDesk {
         file: NodeFile,
         sources: Arc<Sources>,
         cluster: Arc<Cluster>,
-        board: Arc<Board>,
+        (board, groups): (Arc<Board>, Arc<GroupTable>),
         packages: &[ModelPackage],
     ) -> Arc<Self> {
         let manifests: Vec<_> = packages.iter().map(|package| &package.manifest).collect();
@@ -53,6 +56,7 @@ impl NodeDesk {
             engine: Arc::clone(&cluster.engine),
             cluster,
             board,
+            groups,
             sources,
             models,
             sessions: Mutex::new(None),
@@ -103,6 +107,11 @@ impl NodeDesk {
         self.stopping.subscribe()
     }
 
+    fn alerts(&self) -> Vec<String> {
+        let of_groups = self.groups.alerts(now_ns() / 1_000_000);
+        self.board.alerts().into_iter().chain(of_groups).chain(self.engine.rule_alerts()).collect()
+    }
+
     fn status(&self) -> NodeStatus {
         NodeStatus {
             name: self.file.name.clone(),
@@ -112,8 +121,9 @@ impl NodeDesk {
             peer: self.file.cluster.to_string(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             sessions: self.sessions(),
-            alerts: self.board.alerts().into_iter().chain(self.engine.rule_alerts()).collect(),
+            alerts: self.alerts(),
             devices: self.board.devices(),
+            groups: self.groups.status(),
             engine: self.engine.snapshot(),
             plan: self.engine.plan(),
             cluster: self.cluster.status(),

@@ -28,7 +28,27 @@ pub(crate) fn plan_devices(options: &NodeOptions) -> Result<Plan, HardwareError>
     for reason in leave_out(&mut inventory, options.config.gpus, library, library.exists()) {
         tracing::warn!("{reason}");
     }
-    Ok(divide(&inventory, options.config.cpu_devices))
+    let mut plan = divide(&inventory, options.config.cpu_devices);
+    multiply(&mut plan, options.config.inject.processor_devices);
+    Ok(plan)
+}
+
+/// Makes several devices of each processor device, on the same cores, for tests.
+fn multiply(plan: &mut Plan, times: u32) {
+    if times < 2 {
+        return;
+    }
+    let mut processors = 0;
+    for device in std::mem::take(&mut plan.devices) {
+        if device.kind != DeviceKind::Cpu {
+            plan.devices.push(device);
+            continue;
+        }
+        for _ in 0..times {
+            plan.devices.push(DevicePlan { name: format!("cpu:{processors}"), ..device.clone() });
+            processors += 1;
+        }
+    }
 }
 
 fn divide(inventory: &Inventory, cpu_devices: CpuDevices) -> Plan {
@@ -113,6 +133,7 @@ pub(crate) fn worker_setup(
         weights: options.weights.clone(),
         slab_bytes: engine.slab.memory_bytes(),
         lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
+        groups: Vec::new(),
         injection: Some(options.config.inject.clone()),
     }
 }

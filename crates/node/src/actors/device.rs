@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use crate::board::{Board, DeviceState};
 use crate::cluster::{Answering, Envoy, Subject};
 use crate::engine::{Engine, LaneModel};
+use crate::group::GroupTable;
 use crate::lane_reader;
 use crate::restart::{History, Part, Verdict};
 
@@ -37,6 +38,7 @@ pub struct DeviceArgs {
     pub device: DeviceId,
     pub engine: Arc<Engine>,
     pub board: Arc<Board>,
+    pub groups: Arc<GroupTable>,
     /// The binary that is run as a worker, and its arguments.
     pub program: PathBuf,
     pub arguments: Vec<String>,
@@ -101,7 +103,13 @@ impl DeviceRun {
         supervisor.start(self.incarnation, spec).map_err(Into::into)
     }
 
-    fn ready(&mut self, me: &ActorRef<DeviceMessage>, report: WorkerReport, lanes: Vec<OwnedFd>) {
+    fn ready(
+        &mut self,
+        me: &ActorRef<DeviceMessage>,
+        report: WorkerReport,
+        lanes: Vec<OwnedFd>,
+        groups: Vec<OwnedFd>,
+    ) {
         self.remember(&report);
         let args = &self.args;
         let mut broken = Vec::new();
@@ -135,6 +143,7 @@ impl DeviceRun {
             }));
         }
         args.board.ready(args.device.0, broken);
+        args.groups.sit(&args.setup.device, groups);
         tracing::info!(device = args.setup.device, "ready");
     }
 
@@ -184,6 +193,8 @@ impl DeviceRun {
     }
 
     async fn exited(&mut self, me: &ActorRef<DeviceMessage>, reason: &str) {
+        let why = self.quarantine.as_ref().map_or(reason, |quarantine| &quarantine.reason);
+        self.args.groups.leave(&self.args.setup.device, why);
         // What the worker answered before it died still counts.
         for reader in self.readers.drain(..) {
             let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), reader).await;
@@ -274,9 +285,9 @@ impl Actor for DeviceActor {
                     }
                 }
             }
-            DeviceMessage::Worker(WorkerEvent::Ready { incarnation, report, lanes }) => {
+            DeviceMessage::Worker(WorkerEvent::Ready { incarnation, report, lanes, groups }) => {
                 if incarnation == run.incarnation && run.quarantine.is_none() {
-                    run.ready(&me, report, lanes);
+                    run.ready(&me, report, lanes, groups);
                 }
             }
             DeviceMessage::Worker(WorkerEvent::Exited { incarnation, reason }) => {
@@ -294,6 +305,7 @@ impl Actor for DeviceActor {
 impl Drop for DeviceRun {
     fn drop(&mut self) {
         self.supervisor.take();
+        self.args.groups.leave(&self.args.setup.device, "its device's actor ended");
         self.args.engine.lose_device(self.args.device);
     }
 }
