@@ -5,8 +5,11 @@
 
 mod answers;
 mod checks;
+mod group;
 mod kernels;
 mod killed;
+mod partition;
+mod rates;
 mod report;
 mod restart;
 mod target;
