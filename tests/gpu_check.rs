@@ -119,6 +119,22 @@ fn torch_is_measured_where_it_is_and_left_out_in_one_line_where_it_is_not() {
 }
 
 #[test]
+fn a_group_of_workers_survives_one_that_dies_and_one_that_hangs() {
+    let out = tempfile::tempdir().unwrap();
+    let output = gpu_check(out.path(), &["--device", "cpu", "--only", "group"]);
+    let log = fs::read_to_string(out.path().join("group.log")).unwrap_or_default();
+    assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stdout));
+    let report = report(out.path());
+    let values = &row(&report, "group")["values"];
+    assert_eq!(values["ranks"], 3);
+    assert!(values["several_ranks"].is_null() && values["nccl"].is_null(), "{values}");
+    assert!(values["all_gather_16384_kib_us"].as_f64().unwrap() > 0.0, "{values}");
+    // Not before the limit of a wait, which is what finds a member that hangs.
+    assert!(values["hung_noticed_ms"].as_u64().unwrap() >= 1_000, "{values}");
+    assert!(values["killed_back_ms"].as_u64() >= values["killed_noticed_ms"].as_u64(), "{values}");
+}
+
+#[test]
 fn a_check_that_fails_does_not_keep_the_others_from_running() {
     let out = tempfile::tempdir().unwrap();
     let models = out.path().join("models");

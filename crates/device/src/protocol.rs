@@ -4,7 +4,8 @@
 //! - one control stream: JSON lines, a [`WorkerSetup`] down, a [`WorkerReport`] up, then silence; its end means that the
 //!   other side is gone;
 //! - one sequenced-packet socket per lane: a batch is one packet down ([`BatchHead`] and a [`JobEntry`] per job) and one
-//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets.
+//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets;
+//! - one sequenced-packet socket per group of devices: orders down, reports up ([`crate::group::orders`]).
 //!
 //! Both run the same binary, so the packets are the structs' bytes; lengths, offsets and codes are checked all the same.
 
@@ -139,6 +140,9 @@ pub struct WorkerSetup {
     pub weights: PathBuf,
     pub slab_bytes: u64,
     pub lanes: Vec<LaneSetup>,
+    /// Names of the groups that it is a member of; their sockets come after those of the lanes.
+    #[serde(default)]
+    pub groups: Vec<String>,
     pub injection: Option<Injection>,
     /// Another worker serves meanwhile: this one loads in its shadow, one model after the other.
     #[serde(default)]

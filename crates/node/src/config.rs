@@ -15,9 +15,13 @@ use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::group::{self, GroupSpec, GroupSpecError};
+
 /// How long jobs wait for a worker to come back: all models may have to be loaded.
 const RESTART_WAIT_NS: u64 = 30_000_000_000;
 
+/// Most that a processor device may be made into, for tests.
+const CPU_DEVICES_MAX: u32 = 4;
 /// Most that `cache_bytes_max` may be.
 const CACHE_BYTES_MAX: u64 = 64 << 30;
 
@@ -82,6 +86,8 @@ pub struct NodeConfig {
     pub rule: Vec<RuleSpec>,
     /// Cameras and microphones that the node opens itself; docs/sources.md. Not for nodes of a cluster, whose file has them.
     pub source: Vec<SourceSpec>,
+    /// Groups of devices whose workers exchange features; docs/gpu.md. Default none.
+    pub group: Vec<GroupSpec>,
     /// Faults put in on purpose, for tests.
     pub inject: Injection,
 }
@@ -136,6 +142,7 @@ impl Default for NodeConfig {
             cache_bytes_max: 64 << 20,
             rule: Vec::new(),
             source: Vec::new(),
+            group: Vec::new(),
             inject: Injection::default(),
         }
     }
@@ -159,6 +166,8 @@ pub enum ConfigError {
     Rule(#[from] RuleError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Group(#[from] GroupSpecError),
 }
 
 impl NodeConfig {
@@ -258,6 +267,10 @@ impl NodeConfig {
                 return wrong("a list of different names of devices is expected, such as [\"cuda:0\"]");
             }
         }
+        if self.inject.cpu_devices > CPU_DEVICES_MAX {
+            return wrong("inject.cpu_devices", &format!("at most {CPU_DEVICES_MAX} is expected"));
+        }
+        group::check(&self.group)?;
         check_alone(&self.source)?;
         self.rules().map(|_| ())
     }

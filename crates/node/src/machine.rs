@@ -137,6 +137,7 @@ pub(crate) fn worker_setup(
         weights: options.weights.clone(),
         slab_bytes: engine.slab.memory_bytes(),
         lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
+        groups: Vec::new(),
         injection: Some(options.config.inject.clone()),
         standby: false,
     }

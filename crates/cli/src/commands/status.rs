@@ -87,6 +87,7 @@ fn print(status: &Value) {
             mib("bytes_max")
         );
     }
+    groups(&status["groups"]);
     for device in status["devices"].as_array().unwrap_or(&none) {
         println!(
             "{} {}: worker {}, {} restarts{}",
@@ -175,6 +176,29 @@ fn gpu(sample: &Value) -> Option<String> {
         told(number("uncorrectable_errors"), ""),
         if slowed.is_empty() { String::new() } else { format!(", slowed by {}", slowed.join(", ")) }
     ))
+}
+
+fn groups(groups: &Value) {
+    for group in groups.as_array().into_iter().flatten() {
+        let names = |key: &str| {
+            let names: Vec<_> = group[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            names.join(", ")
+        };
+        let told = |start: &str, names: String| if names.is_empty() { names } else { format!(", {start} {names}") };
+        println!(
+            "group {} {} over {}: {} in generation {}, exercised {} times{}{}{}{}",
+            text(group, "name"),
+            text(group, "state"),
+            text(group, "transport"),
+            names("devices"),
+            group["generation"],
+            group["pulses"],
+            group["pulse"]["all_gather_us"].as_f64().map_or_else(String::new, |us| format!(", {us:.0} µs")),
+            told("without a worker:", names("missing")),
+            told("without an answer:", names("silent")),
+            group["last_reason"].as_str().map_or_else(String::new, |reason| format!(", last: {reason}")),
+        );
+    }
 }
 
 fn sources(sources: &Value) {

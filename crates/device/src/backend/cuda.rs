@@ -47,6 +47,8 @@ use crate::cuda::cache::{CacheLimits, CubinCache};
 use crate::cuda::check::{CheckResult, kernels_against_twins};
 use crate::cuda::compile::{Nvrtc, NvrtcSearch};
 use crate::cuda::launch::{Kernels, LaunchError};
+use crate::cuda::partition::{self, Apart};
+use crate::cuda::rates::{self, Rate};
 use crate::slab::SharedMemory;
 
 /// File name of ONNX Runtime's CUDA provider, which lies beside its library.
@@ -174,6 +176,11 @@ impl CudaDevice {
         Ok(())
     }
 
+    /// For those of this crate that bring streams and memory of their own.
+    pub(crate) const fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
     /// What the GPU calls itself.
     ///
     /// # Errors
@@ -189,6 +196,25 @@ impl CudaDevice {
     pub fn check_kernels(&self, setup: &KernelSetup) -> Result<Vec<CheckResult>, LaunchError> {
         let kernels = load_kernels(&self.context, setup)?;
         Ok(kernels_against_twins(&self.context, &kernels))
+    }
+
+    /// How fast the kernels of ours are, beside copies within the GPU.
+    ///
+    /// # Errors
+    /// When NVRTC is not there, or the GPU refuses something.
+    pub fn measure_kernels(&self, nvrtc: &NvrtcSearch, folder: &Path) -> Result<Vec<Rate>, LaunchError> {
+        let nvrtc = Nvrtc::open(nvrtc)?;
+        let kernels = Kernels::load(&self.context, &nvrtc, &CubinCache::new(folder, CacheLimits::default()))?;
+        rates::measure(&self.context, &kernels)
+    }
+
+    /// What a stream that fills the GPU does to a small one beside it, for each way of keeping them apart.
+    ///
+    /// # Errors
+    /// When NVRTC is not there, or the GPU refuses something.
+    pub fn measure_partition(&self, nvrtc: &NvrtcSearch, folder: &Path) -> Result<Vec<Apart>, LaunchError> {
+        let nvrtc = Nvrtc::open(nvrtc)?;
+        partition::measure(&self.context, &nvrtc, &CubinCache::new(folder, CacheLimits::default()))
     }
 
     fn fault(&self, error: DriverError, during: &str) -> GpuFault {

@@ -31,6 +31,7 @@ use self::quarantine::Quarantine;
 use crate::board::{Board, DeviceState, StandbyState, StandbyStatus};
 use crate::cluster::{Answering, Envoy, Subject};
 use crate::engine::{Engine, LaneModel};
+use crate::group::GroupTable;
 use crate::lane_reader;
 use crate::restart::{History, Part, Verdict};
 
@@ -51,6 +52,7 @@ pub struct DeviceArgs {
     pub device: DeviceId,
     pub engine: Arc<Engine>,
     pub board: Arc<Board>,
+    pub groups: Arc<GroupTable>,
     /// The binary that is run as a worker, and its arguments.
     pub program: PathBuf,
     pub arguments: Vec<String>,
@@ -168,7 +170,7 @@ impl DeviceRun {
         at: usize,
         worker: ReadyWorker,
     ) -> Result<(), ActorProcessingErr> {
-        let ReadyWorker { report, lanes } = worker;
+        let ReadyWorker { report, lanes, groups } = worker;
         self.places[at].stage = Stage::Serving;
         self.remember(&report);
         self.serving = report.lanes.clone();
@@ -213,6 +215,7 @@ impl DeviceRun {
             }));
         }
         args.board.ready(args.device.0, self.places[at].pid, broken, report.notes);
+        self.args.groups.sit(&self.args.setup.device, groups);
         tracing::info!(device = args.setup.device, "ready");
         self.order_standby()
     }
@@ -256,6 +259,8 @@ impl DeviceRun {
                 return Ok(());
             }
         }
+        let why = self.quarantine.as_ref().map_or(reason, |quarantine| &quarantine.reason);
+        self.args.groups.leave(&self.args.setup.device, why);
         // What the worker answered before it died still counts.
         for reader in self.readers.drain(..) {
             let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), reader).await;
@@ -332,7 +337,9 @@ impl DeviceRun {
         let Some(at) = self.place_of(incarnation) else { return Ok(()) };
         match event {
             WorkerEvent::Spawned { pid, .. } => self.spawned(at, pid),
-            WorkerEvent::Ready { report, lanes, .. } => self.ready(me, at, ReadyWorker { report, lanes })?,
+            WorkerEvent::Ready { report, lanes, groups, .. } => {
+                self.ready(me, at, ReadyWorker { report, lanes, groups })?;
+            }
             WorkerEvent::Exited { reason, .. } => self.exited(me, at, &reason).await?,
         }
         Ok(())
@@ -415,6 +422,7 @@ impl Drop for DeviceRun {
     fn drop(&mut self) {
         self.places.iter_mut().for_each(Place::kill);
         self.places.clear();
+        self.args.groups.leave(&self.args.setup.device, "its device's actor ended");
         self.args.engine.lose_device(self.args.device);
     }
 }

@@ -40,6 +40,7 @@ pub(super) enum Stage {
 pub(super) struct ReadyWorker {
     pub(super) report: WorkerReport,
     pub(super) lanes: Vec<OwnedFd>,
+    pub(super) groups: Vec<OwnedFd>,
 }
 
 impl Place {
