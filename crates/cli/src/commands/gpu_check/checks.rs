@@ -29,7 +29,7 @@ const fn row(
     Check { name, what, needs_gpu, seconds_max, run }
 }
 
-pub(crate) const CHECKS: [Check; 10] = [
+pub(crate) const CHECKS: [Check; 11] = [
     row("upload", true, 60, upload::run, "payload memory is pinned, and goes to the GPU at the speed of its link"),
     row("contract", false, 60, answers::contract, "wrong inputs are errors, and the network stays usable"),
     row("answers", false, 120, answers::run, "every model answers as on the processor, and in fp16 says the same"),
@@ -51,6 +51,13 @@ pub(crate) const CHECKS: [Check; 10] = [
         "sound beside a detector that fills the device, against sound alone",
     ),
     row("killed", false, 120, killed::run, "a node whose worker is killed under load loses no job"),
+    row(
+        "tensorrt",
+        true,
+        150,
+        throughput::tensorrt,
+        "the detector in batches of 32 compiled by TensorRT, answering as on the processor",
+    ),
     row(
         "torch",
         false,
