@@ -32,8 +32,8 @@ STEP_S = {"eager": 10, "compiled": 30}
 WITHOUT = 3
 
 
-class OutOfTime(Exception):
-    """The limit came in the middle of a step."""
+class OutOfTime(BaseException):
+    """The limit came in the middle of a step. No Exception, which the compiler would take for its own."""
 
 
 def build(torch, network, weights):

@@ -103,7 +103,12 @@ impl GpuSetup {
     pub fn environment(&self) -> Vec<(String, String)> {
         // Identifiers, because CUDA numbers GPUs in an order of its own; PCI order all the same, for tools beside us.
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        vec![pair("CUDA_VISIBLE_DEVICES", &self.uuid), pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID")]
+        vec![
+            pair("CUDA_VISIBLE_DEVICES", &self.uuid),
+            pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
+            // TensorRT has no other way to keep all digits of a float.
+            pair("NVIDIA_TF32_OVERRIDE", "0"),
+        ]
     }
 }
 
@@ -448,6 +453,7 @@ mod tests {
     fn a_worker_is_shown_its_gpu_alone() {
         let environment = setup().environment();
         assert_eq!(environment[0], ("CUDA_VISIBLE_DEVICES".to_owned(), "GPU-1".to_owned()));
+        assert_eq!(environment[2], ("NVIDIA_TF32_OVERRIDE".to_owned(), "0".to_owned()));
         assert_eq!(environment[1], ("CUDA_DEVICE_ORDER".to_owned(), "PCI_BUS_ID".to_owned()));
     }
 

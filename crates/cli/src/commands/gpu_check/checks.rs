@@ -29,7 +29,7 @@ const fn row(
     Check { name, what, needs_gpu, seconds_max, run }
 }
 
-pub(crate) const CHECKS: [Check; 14] = [
+pub(crate) const CHECKS: &[Check] = &[
     row("upload", true, 60, upload::run, "payload memory is pinned, and goes to the GPU at the speed of its link"),
     row("contract", false, 60, answers::contract, "wrong inputs are errors, and the network stays usable"),
     row("answers", false, 120, answers::run, "every model answers as on the processor, and in fp16 says the same"),
@@ -62,6 +62,13 @@ pub(crate) const CHECKS: [Check; 14] = [
     row("group", false, 120, group::run, "all GPUs exchange values, without one that dies or hangs, and with it again"),
     row("killed", false, 120, killed::run, "a node whose worker is killed under load loses no job"),
     row(
+        "tensorrt",
+        true,
+        150,
+        throughput::tensorrt,
+        "the detector in batches of 32 compiled by TensorRT, answering as on the processor",
+    ),
+    row(
         "torch",
         false,
         230,
@@ -76,7 +83,7 @@ mod tests {
 
     #[test]
     fn every_check_has_a_name_of_its_own_that_a_file_can_have() {
-        for check in &CHECKS {
+        for check in CHECKS {
             assert_eq!(CHECKS.iter().filter(|other| other.name == check.name).count(), 1);
             assert!(check.name.bytes().all(|byte| byte.is_ascii_lowercase()) && check.seconds_max > 0);
         }

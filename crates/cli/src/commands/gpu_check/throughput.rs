@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use sensorium_device::backend::cuda::GpuProvider;
 use sensorium_device::backend::{Backend, LoadOptions, NamedTensor, Network, TensorBuffer};
 use sensorium_device::executor;
 use sensorium_models::ModelPackage;
@@ -155,6 +156,34 @@ pub(super) fn detector(paths: &Paths, target: &Target, _: &Path) -> anyhow::Resu
             }
         }
     }
+    Ok(finding)
+}
+
+/// The detector as TensorRT compiles it, where that is installed.
+pub(super) fn tensorrt(paths: &Paths, target: &Target, out: &Path) -> anyhow::Result<Finding> {
+    let mut target = target.clone();
+    let gpu = target.gpu.as_mut().context("TensorRT needs a GPU")?;
+    gpu.provider = GpuProvider::Tensorrt;
+    gpu.engines = out.join("engines");
+    let device = target.open()?;
+    if let Some(note) = device.gpu.as_ref().and_then(|gpu| gpu.note()) {
+        return Ok(Finding::skipped(note));
+    }
+    let own = target.package(paths, DETECTOR)?;
+    let (half, problem) = executor::chosen(&own, Precision::Fp16);
+    let mut finding = Finding::default();
+    finding.expect(problem.is_none(), || problem.clone().unwrap_or_default());
+    for package in [&own, &*half] {
+        let name = package.precision.name();
+        let backend = device.backend(package.manifest.modality)?;
+        let began = Instant::now();
+        let mut loaded = Loaded::new(&*backend, package, 32, Compute::Gpu, false)?;
+        finding.note(format!("{name}_compiled_in_s"), began.elapsed().as_secs_f64());
+        let times = loaded.run_for(EACH_WAY, None)?;
+        finding.note(format!("batch_32_{name}_frames_per_s"), times.rows_per_second());
+        finding.note(format!("batch_32_{name}_ms_median"), times.quantile(500));
+    }
+    super::half::compare(&mut finding, &device, &target, &own)?;
     Ok(finding)
 }
 

@@ -1,3 +1,5 @@
+mod variants;
+
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::mpsc;
