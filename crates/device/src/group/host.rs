@@ -186,11 +186,8 @@ impl Incoming<'_> {
     fn go_on(&mut self, socket: &OwnedFd, expected: &Head) -> Result<(), GroupError> {
         while !self.is_done() {
             let in_head = self.received < HEAD_BYTES;
-            let room = if in_head {
-                &mut self.head[self.received..]
-            } else {
-                &mut self.values[self.received - HEAD_BYTES..]
-            };
+            let room =
+                if in_head { &mut self.head[self.received..] } else { &mut self.values[self.received - HEAD_BYTES..] };
             match recv(socket, room, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => return Err(lost(self.rank, "its stream ended")),
                 Ok((bytes, _)) => self.received += bytes,

@@ -179,14 +179,9 @@ impl Lifecycle {
     /// Ranks without a worker, and those that have not let go of an earlier generation.
     #[must_use]
     pub fn held_up_by(&self) -> (Vec<u32>, Vec<u32>) {
-        let of = |is: fn(&Seat) -> bool| (0..).zip(&self.seats).filter(|(_, seat)| is(seat)).map(|(at, _)| at).collect();
+        let of =
+            |is: fn(&Seat) -> bool| (0..).zip(&self.seats).filter(|(_, seat)| is(seat)).map(|(at, _)| at).collect();
         (of(|seat| seat.seat.is_none()), of(|seat| seat.seat.is_some() && seat.owes.is_some()))
-    }
-
-    /// When [`Event::Tick`] does something next, if nothing else happens; `None` = never.
-    #[must_use]
-    pub fn next_ms(&self) -> Option<u64> {
-        (self.phase != Phase::Gathering).then_some(self.until_ms)
     }
 
     /// Takes an event at `now_ms` of any monotonic clock.

@@ -225,9 +225,8 @@ impl NcclGroup {
         let mut communicator = Communicator { api, handle: ptr::null_mut() };
         let number = |rank: u32| c_int::try_from(rank).unwrap_or(c_int::MAX);
         // SAFETY: handle and configuration are local variables of the types that are asked for; the context is current.
-        let outcome = unsafe {
-            (api.init)(&raw mut communicator.handle, number(ranks), id, number(rank), &raw mut config)
-        };
+        let outcome =
+            unsafe { (api.init)(&raw mut communicator.handle, number(ranks), id, number(rank), &raw mut config) };
         communicator.begun("forming", outcome, wait)?;
         let communicator = Some(communicator);
         Ok(Self { rank, ranks, context, stream, began, ended, mine: None, all: None, communicator })

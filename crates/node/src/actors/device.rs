@@ -103,13 +103,7 @@ impl DeviceRun {
         supervisor.start(self.incarnation, spec).map_err(Into::into)
     }
 
-    fn ready(
-        &mut self,
-        me: &ActorRef<DeviceMessage>,
-        report: WorkerReport,
-        lanes: Vec<OwnedFd>,
-        groups: Vec<OwnedFd>,
-    ) {
+    fn ready(&mut self, me: &ActorRef<DeviceMessage>, report: WorkerReport, lanes: Vec<OwnedFd>, groups: Vec<OwnedFd>) {
         self.remember(&report);
         let args = &self.args;
         let mut broken = Vec::new();

@@ -49,6 +49,9 @@ mod tests {
 
     #[test]
     fn the_aim_is_met_or_not() {
-        assert_eq!((met(0.70), met(0.699), met(f64::INFINITY), met(f64::NAN)), ("met", "not met", "not met", "not met"));
+        assert_eq!(
+            (met(0.70), met(0.699), met(f64::INFINITY), met(f64::NAN)),
+            ("met", "not met", "not met", "not met")
+        );
     }
 }

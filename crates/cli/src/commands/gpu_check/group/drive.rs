@@ -196,8 +196,7 @@ impl<'a> Drive<'a> {
             bail!("exchanging {values} values: {failure}");
         }
         let slowest = |of: fn(&Pulse) -> f64| self.measured.iter().map(|(_, pulse)| of(pulse)).fold(0.0, f64::max);
-        let (broadcast_us, all_gather_us) =
-            (slowest(|pulse| pulse.broadcast_us), slowest(|pulse| pulse.all_gather_us));
+        let (broadcast_us, all_gather_us) = (slowest(|pulse| pulse.broadcast_us), slowest(|pulse| pulse.all_gather_us));
         Ok(Pulse { broadcast_us, all_gather_us })
     }
 
