@@ -71,7 +71,9 @@ fn a_standby_takes_over_from_a_killed_worker_again_and_again() {
         let (serving, waiting) = pair(&node);
         assert!(seen.insert(serving), "a dead worker serves");
         thousand_echoes(&node, move || signal_process(serving, "KILL"));
-        let status = node.wait_until("the kill was noticed", |status| status["devices"][0]["restarts"] == kills);
+        let status = node.wait_until("another worker serves", |status| {
+            status["devices"][0]["restarts"] == kills && status["devices"][0]["state"] == "ready"
+        });
         let device = &status["devices"][0];
         assert_eq!(pid(&device["worker_pid"]), waiting, "the one that waited serves: {device}");
         assert_eq!(device["standby"]["promotions"], kills);
@@ -124,7 +126,9 @@ fn a_standby_takes_over_from_a_worker_that_hangs() {
     let node = Node::start(&format!("models = [{:?}]\nstandby_workers = \"all\"\n", models.path()));
     let (serving, waiting) = pair(&node);
     thousand_echoes(&node, move || signal_process(serving, "STOP"));
-    let status = node.wait_until("replaced", |status| status["devices"][0]["restarts"] == 1);
+    let status = node.wait_until("replaced", |status| {
+        status["devices"][0]["restarts"] == 1 && status["devices"][0]["state"] == "ready"
+    });
     let device = &status["devices"][0];
     assert_eq!(pid(&device["worker_pid"]), waiting);
     let exit = device["last_exit"].as_str().unwrap();

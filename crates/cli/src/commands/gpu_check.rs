@@ -4,11 +4,15 @@
 //! takes nothing from the others. Without a GPU nothing runs and nothing is claimed.
 
 mod answers;
+mod checked;
 mod checks;
+mod illegal;
 mod kernels;
 mod killed;
 mod report;
 mod restart;
+mod shares;
+mod standby;
 mod target;
 mod throughput;
 mod upload;

@@ -270,6 +270,8 @@ impl DeviceRun {
         let waiting = self.places.iter_mut().enumerate().find_map(|(at, place)| Some((at, place.take_waiting()?)));
         let Some((at, worker)) = waiting else { return Ok(()) };
         self.standby.promotions += 1;
+        // Whoever has an answer of the new one can also see that it took over.
+        self.show_standby();
         tracing::info!(device = self.args.setup.device, "the standby worker takes over");
         self.serve(me, at, worker)
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::report::Finding;
 use super::target::Target;
-use super::{answers, kernels, killed, restart, throughput, upload};
+use super::{answers, illegal, kernels, killed, restart, shares, standby, throughput, upload};
 use crate::paths::Paths;
 
 /// One check.
@@ -29,7 +29,7 @@ const fn row(
     Check { name, what, needs_gpu, seconds_max, run }
 }
 
-pub(crate) const CHECKS: [Check; 9] = [
+pub(crate) const CHECKS: [Check; 12] = [
     row("upload", true, 60, upload::run, "payload memory is pinned, and goes to the GPU at the speed of its link"),
     row("contract", false, 60, answers::contract, "wrong inputs are errors, and the network stays usable"),
     row("answers", false, 120, answers::run, "every model answers as on the processor"),
@@ -44,7 +44,16 @@ pub(crate) const CHECKS: [Check; 9] = [
         throughput::critical,
         "sound beside a detector that fills the device, against sound alone",
     ),
-    row("killed", false, 120, killed::run, "a node whose worker is killed under load loses no job"),
+    row(
+        "killed",
+        false,
+        150,
+        killed::run,
+        "a node whose worker is killed under load loses no job, and its processor does not notice",
+    ),
+    row("illegal", false, 90, illegal::run, "a worker that breaks its GPU under load is replaced, and no job is lost"),
+    row("standby", false, 150, standby::run, "how soon a killed worker's device answers, without and with a standby"),
+    row("shares", false, 60, shares::run, "how soon the dispatcher follows new shares"),
 ];
 
 #[cfg(test)]
