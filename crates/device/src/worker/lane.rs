@@ -101,8 +101,10 @@ impl Lane {
                 .and_then(|model| model.executor.as_deref_mut())
                 .ok_or_else(|| format!("batch {} is for model {}, which is not loaded", head.batch, head.model))?;
             if jobs.iter().any(|job| starts_with(memory, job, injection.illegal_on_prefix.as_deref())) {
-                // What it does to the GPU shows below; on a processor it does nothing.
-                let _ = backend.access_illegally();
+                // What it does to the GPU shows below.
+                if let Err(reason) = backend.access_illegally() {
+                    tracing::warn!(reason, "illegal_on_prefix of [inject] did nothing");
+                }
             }
             let entries = run_batch(model, &jobs, memory, injection)?;
             backend.check()?;

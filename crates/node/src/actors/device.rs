@@ -34,8 +34,9 @@ use crate::restart::{History, Part, Verdict};
 
 /// How long a dead worker's queued answers may take to be read, in milliseconds.
 const DRAIN_MS_MAX: u64 = 200;
-/// How long a worker may take to load its models, in milliseconds.
+/// How long a worker may take to load its models, in milliseconds; and one that loads beside another at the least priority.
 const READY_MS_MAX: u64 = 120_000;
+const STANDBY_READY_MS_MAX: u64 = 600_000;
 /// The place whose worker is started first.
 const FIRST: usize = 0;
 
@@ -103,7 +104,7 @@ impl DeviceRun {
             arguments: self.args.arguments.clone(),
             setup: WorkerSetup { standby, ..self.args.setup.clone() },
             slab: Arc::clone(&self.args.engine.slab),
-            ready_ms_max: READY_MS_MAX,
+            ready_ms_max: if standby { STANDBY_READY_MS_MAX } else { READY_MS_MAX },
         };
         let place = self.places.get_mut(at).ok_or("the device is being given up")?;
         if !place.is_free() {
