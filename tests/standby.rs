@@ -5,6 +5,7 @@
 mod support;
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sensorium_client::{Answer, Job};
@@ -202,6 +203,46 @@ fn a_standby_takes_over_from_a_worker_that_hangs() {
 }
 
 #[test]
+fn a_standby_that_lacks_a_model_of_the_serving_worker_is_refused_until_that_one_is_replaced() {
+    let models = tempfile::tempdir().unwrap();
+    let weights = support::cache().join("models");
+    for (from, name) in
+        [(Path::new("cluster/models"), "identity"), (Path::new("cluster/models"), "fusion"), (&weights, "fusion")]
+    {
+        let folder = models.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for file in std::fs::read_dir(from.join(name)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+        }
+    }
+    let network = models.path().join("fusion/fusion.onnx");
+    let whole = std::fs::read(&network).unwrap();
+    let node = Node::start(&format!("models = [{:?}]\nstandby_workers = \"all\"\n", models.path()));
+    let (serving, waiting) = pair(&node);
+    // From now on the model cannot be loaded any more; the serving worker has it.
+    std::fs::write(&network, b"no network").unwrap();
+    signal_process(waiting, "KILL");
+    let status = node.wait_until("a refused standby", |status| {
+        let standby = &status["devices"][0]["standby"];
+        standby["state"] == "none" && standby["note"].as_str().is_some_and(|note| note.contains("lacks a model"))
+    });
+    let device = &status["devices"][0];
+    let note = device["standby"]["note"].as_str().unwrap();
+    assert!(note.contains("fusion") && !note.contains('\n'), "{note}");
+    assert_eq!((pid(&device["worker_pid"]), &device["state"]), (serving, &Value::from("ready")));
+    assert!(device["broken_models"].as_array().unwrap().is_empty(), "the serving worker has all models: {device}");
+    thousand_echoes(&node, || ());
+    // With the model back, the next worker that serves gets a standby again.
+    std::fs::write(&network, whole).unwrap();
+    thousand_echoes(&node, move || signal_process(serving, "KILL"));
+    let status = node.wait_until("another worker", |status| status["devices"][0]["restarts"] == 1);
+    assert_eq!(status["devices"][0]["standby"]["promotions"], 0);
+    pair(&node);
+    nothing_is_left(&node);
+}
+
+#[test]
 fn a_job_that_kills_workers_kills_standbys_too_and_is_given_up() {
     let node = Node::start(&format!("{STANDBY}[inject]\nexit_on_prefix = \"poison\"\n"));
     pair(&node);
@@ -230,7 +271,7 @@ fn a_device_that_is_lost_has_neither_worker_until_it_is_back() {
         device["state"] == "quarantined" && device["worker_pid"].is_null() && device["standby"]["state"] == "none"
     });
     for worker in [serving, waiting] {
-        assert!(!std::path::Path::new(&format!("/proc/{worker}")).exists(), "worker {worker} lives on");
+        assert!(!Path::new(&format!("/proc/{worker}")).exists(), "worker {worker} lives on");
     }
     // A job that comes now waits for the device.
     let answer = local(async {
