@@ -100,8 +100,10 @@ impl Lane {
                 Received::End => return Ok(()),
             };
             if batch.has(memory, injection.illegal_on_prefix.as_deref()) {
-                // What it does to the GPU shows at the batch's answer; on a processor it does nothing.
-                let _ = backend.access_illegally();
+                // What it does to the GPU shows at the batch's answer.
+                if let Err(reason) = backend.access_illegally() {
+                    tracing::warn!(reason, "illegal_on_prefix of [inject] did nothing");
+                }
             }
             let executor = self.executor(&batch)?;
             if batch.jobs.len() <= executor.started_jobs_max() {
