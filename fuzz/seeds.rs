@@ -6,7 +6,8 @@ use std::path::Path;
 use std::{fs, io};
 
 use sensorium_device::protocol::{
-    AnswerEntry, AnswerHead, BatchHead, JobEntry, LaneReport, ModelReport, WorkerReport, put_packet,
+    AnswerEntry, AnswerHead, BatchHead, JobEntry, LaneReport, Measured, ModelReport, PlacementReport, WorkerReport,
+    put_packet,
 };
 use sensorium_models::profile::{BatchProfile, Quantiles, ServiceProfile};
 use sensorium_processing::npy;
@@ -195,9 +196,18 @@ fn report() -> WorkerReport {
     let times = Quantiles { p50_ns: 1_000, p99_ns: 2_000 };
     let batch = BatchProfile { jobs: 1, runs: 9, total: times, prepare: times, infer: times, interpret: times };
     let profile = ServiceProfile { batches: vec![batch], arena_bytes: 4_096 };
-    let model = |name: &str, outcome| ModelReport { name: name.to_owned(), version: 1, load_ms: 20, outcome };
-    let models = vec![model("nanodet", Ok(profile)), model("yamnet", Err("the file is not there".to_owned()))];
-    WorkerReport { lanes: vec![LaneReport { modality: Modality::Visual, models }] }
+    let placement = PlacementReport {
+        operators: [("CPUExecutionProvider".to_owned(), 3)].into(),
+        off_gpu: vec![("Conv".to_owned(), 3)],
+        ..PlacementReport::default()
+    };
+    let model = |name: &str, outcome| {
+        let (name, placement) = (name.to_owned(), placement.clone());
+        ModelReport { name, version: 1, load_ms: 20, outcome, note: None, placement }
+    };
+    let measured = Measured { variant: "fp32".to_owned(), profile };
+    let models = vec![model("nanodet", Ok(measured)), model("yamnet", Err("the file is not there".to_owned()))];
+    WorkerReport { lanes: vec![LaneReport { modality: Modality::Visual, models }], notes: Vec::new() }
 }
 
 const TOKENIZER: &str = r#"{

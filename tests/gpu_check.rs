@@ -59,16 +59,19 @@ fn without_a_gpu_nothing_is_claimed() {
 fn checks_pass_on_the_processor_and_say_so() {
     let out = tempfile::tempdir().unwrap();
     let reference = reference();
-    let mut arguments = vec!["--device", "cpu", "--only", "contract,answers,restart"];
+    let mut arguments = vec!["--device", "cpu", "--only", "contract,answers,restart,path"];
     arguments.extend(["--reference", reference.path().to_str().unwrap()]);
     let output = gpu_check(out.path(), &arguments);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("3 of 3 checks, on the processor: nothing is said of a GPU, passed"), "{text}");
+    assert!(text.contains("4 of 4 checks, on the processor: nothing is said of a GPU, passed"), "{text}");
     let report = report(out.path());
-    assert_eq!((&report["device"], &report["checks"]), (&Value::from("cpu"), &Value::from(3)));
+    assert_eq!((&report["device"], &report["checks"]), (&Value::from("cpu"), &Value::from(4)));
     let answers = &row(&report, "answers")["values"];
     assert_eq!(answers["nanodet_largest_difference"].as_f64(), Some(0.0), "{answers}");
+    assert!(answers["nanodet_values"].as_u64() > Some(1000) && answers["movenet_picture_values"].is_u64(), "{answers}");
+    let path = &row(&report, "path")["values"];
+    assert!(path["batch_1_frames_per_s"].as_f64().unwrap() > 0.0 && path["batch_1_busy_percent"].is_null(), "{path}");
     for model in ["nanodet", "yamnet", "fusion"] {
         let apart = answers[format!("{model}_fp16_score_difference")].as_f64().unwrap();
         assert!(apart > 0.0 && apart <= 0.02, "{model}: {answers}");
@@ -113,6 +116,22 @@ fn torch_is_measured_where_it_is_and_left_out_in_one_line_where_it_is_not() {
     let measured = says(&format!("while [ \"$1\" != --out ]; do shift; done\necho '{figures}' > \"$2\""));
     assert_eq!((&measured["verdict"], &measured["values"]["torch"]), (&Value::from("passed"), &Value::from("2")));
     assert_eq!(measured["values"]["batch_32_ours_to_compiled"], 0.75, "{measured}");
+}
+
+#[test]
+fn a_group_of_workers_survives_one_that_dies_and_one_that_hangs() {
+    let out = tempfile::tempdir().unwrap();
+    let output = gpu_check(out.path(), &["--device", "cpu", "--only", "group"]);
+    let log = fs::read_to_string(out.path().join("group.log")).unwrap_or_default();
+    assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stdout));
+    let report = report(out.path());
+    let values = &row(&report, "group")["values"];
+    assert_eq!(values["ranks"], 3);
+    assert!(values["several_ranks"].is_null() && values["nccl"].is_null(), "{values}");
+    assert!(values["all_gather_16384_kib_us"].as_f64().unwrap() > 0.0, "{values}");
+    // Not before the limit of a wait, which is what finds a member that hangs.
+    assert!(values["hung_noticed_ms"].as_u64().unwrap() >= 1_000, "{values}");
+    assert!(values["killed_back_ms"].as_u64() >= values["killed_noticed_ms"].as_u64(), "{values}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use thiserror::Error;
 
 pub mod cpu;
 pub mod cuda;
+pub mod images;
 pub mod placement;
 mod runtime;
 mod tensor;
@@ -19,6 +20,8 @@ pub mod twin;
 
 pub use cpu::CpuBackend;
 pub use cuda::{CudaBackend, CudaDevice, GpuFault, GpuProvider};
+pub use images::{ImageNetwork, ImagePlan};
+pub use placement::Placed;
 pub use tensor::{NamedTensor, Tensor, TensorBuffer, TensorData};
 
 /// A kind of device that runs networks.
@@ -32,6 +35,20 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError::Load`], [`BackendError::Misplaced`] or [`BackendError::Unsupported`], with the file.
     fn load(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError>;
+
+    /// Loads the network in `file` with the steps around it; `None` where the device does not do them itself.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and [`BackendError::Load`] when the plan does not fit the network.
+    fn load_images(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        plan: &ImagePlan,
+    ) -> Result<Option<Box<dyn ImageNetwork>>, BackendError> {
+        let _ = (file, options, plan);
+        Ok(None)
+    }
 
     /// Memory that networks take, in bytes, of all in this process; `None` where it is not known. The difference between
     /// two calls around loading and warming a model is what the model takes.
@@ -50,6 +67,14 @@ pub trait Backend: Send {
     /// Why the process must be replaced.
     fn check(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Writes to memory of the GPU that is not there, for tests of what follows: [`Self::check`] fails from then on.
+    ///
+    /// # Errors
+    /// Why it could not; the device is sound.
+    fn access_illegally(&self) -> Result<(), String> {
+        Err("there is no GPU whose memory could be accessed illegally".to_owned())
     }
 }
 
@@ -88,6 +113,11 @@ impl Default for LoadOptions<'_> {
 pub trait Network: Send {
     /// Its inputs and outputs. Outputs that are not tensors of a known type are left out.
     fn signature(&self) -> &Signature;
+
+    /// Where its operators are computed; `None` where that is not known.
+    fn placed(&self) -> Option<&Placed> {
+        None
+    }
 
     /// Runs it once and gives the outputs named in `wanted`, in that order.
     ///

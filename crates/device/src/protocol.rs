@@ -4,14 +4,16 @@
 //! - one control stream: JSON lines, a [`WorkerSetup`] down, a [`WorkerReport`] up, then silence; its end means that the
 //!   other side is gone;
 //! - one sequenced-packet socket per lane: a batch is one packet down ([`BatchHead`] and a [`JobEntry`] per job) and one
-//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets.
+//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets;
+//! - one sequenced-packet socket per group of devices: orders down, reports up ([`crate::group::orders`]).
 //!
 //! Both run the same binary, so the packets are the structs' bytes; lengths, offsets and codes are checked all the same.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytemuck::{Pod, Zeroable};
-use sensorium_models::manifest::Precision;
+use sensorium_models::manifest::{Compute, Precision};
 use sensorium_models::profile::ServiceProfile;
 use sensorium_wire::receipt::Stage;
 use sensorium_wire::submit::Modality;
@@ -138,7 +140,13 @@ pub struct WorkerSetup {
     pub weights: PathBuf,
     pub slab_bytes: u64,
     pub lanes: Vec<LaneSetup>,
+    /// Names of the groups that it is a member of; their sockets come after those of the lanes.
+    #[serde(default)]
+    pub groups: Vec<String>,
     pub injection: Option<Injection>,
+    /// Another worker serves meanwhile: this one loads in its shadow, one model after the other.
+    #[serde(default)]
+    pub standby: bool,
 }
 
 /// One lane and the models that it keeps ready, in the order of their indices.
@@ -192,6 +200,42 @@ pub struct ModelReport {
     pub outcome: Result<Measured, String>,
     /// Why something else of it runs than was asked for.
     pub note: Option<String>,
+    /// Where its operators are computed.
+    #[serde(default)]
+    pub placement: PlacementReport,
+}
+
+/// Where the operators of a model's networks are computed, as the runtime said at load. Empty for a model without networks,
+/// and for one that could not be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacementReport {
+    /// What the manifest promises of a GPU.
+    pub compute: Compute,
+    /// Operators by the runtime's name for who computes them, for example `CPUExecutionProvider`.
+    pub operators: BTreeMap<String, usize>,
+    /// Kinds of operator that a GPU does not compute, the most frequent first: at most [`Self::KINDS_MAX`].
+    pub off_gpu: Vec<(String, usize)>,
+    /// Kinds beyond those.
+    pub off_gpu_kinds_left_out: usize,
+}
+
+impl PlacementReport {
+    /// Most providers, and most kinds of operator, that are told.
+    pub const KINDS_MAX: usize = 32;
+    /// Longest name that is told, in bytes.
+    const NAME_BYTES_MAX: usize = 128;
+
+    /// The same within its bounds: a worker's word is not trusted.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let short = |name: &str| name.len() <= Self::NAME_BYTES_MAX;
+        self.operators = self.operators.into_iter().filter(|(name, _)| short(name)).take(Self::KINDS_MAX).collect();
+        let kinds = self.off_gpu.len();
+        self.off_gpu.retain(|(name, _)| short(name));
+        self.off_gpu.truncate(Self::KINDS_MAX);
+        self.off_gpu_kinds_left_out = self.off_gpu_kinds_left_out.saturating_add(kinds - self.off_gpu.len());
+        self
+    }
 }
 
 /// Faults put in on purpose, for tests: `[inject]` in the node's configuration.
@@ -208,6 +252,9 @@ pub struct Injection {
     pub hang_on_prefix: Option<String>,
     /// A worker answers with a packet of random bytes when it is given a payload that starts with these bytes.
     pub nonsense_on_prefix: Option<String>,
+    /// A worker on a GPU writes to memory that is not there, with a kernel, when it is given a payload that starts with these
+    /// bytes. On a processor nothing happens, and the worker says so when it starts.
+    pub illegal_on_prefix: Option<String>,
     /// The node takes its first device for lost, as a GPU that has left the bus, from so many milliseconds after its start;
     /// counts only with the next.
     pub lose_device_after_ms: u64,
@@ -245,6 +292,20 @@ mod tests {
         let many = BatchHead { jobs: 65, ..head };
         put_packet(&mut packet, &many, vec![JobEntry::default(); 65]);
         assert!(read_packet::<BatchHead, JobEntry>(&packet, |head| head.jobs).is_none());
+    }
+
+    #[test]
+    fn a_placement_is_cut_to_its_bounds() {
+        let many = PlacementReport {
+            operators: (0..100).map(|number| (format!("provider {number}"), 1)).collect(),
+            off_gpu: (0..100).map(|number| (format!("Op{number}"), 1)).chain([("x".repeat(1_000), 1)]).collect(),
+            off_gpu_kinds_left_out: usize::MAX,
+            ..PlacementReport::default()
+        };
+        let cut = many.bounded();
+        assert_eq!((cut.operators.len(), cut.off_gpu.len(), cut.off_gpu_kinds_left_out), (32, 32, usize::MAX));
+        let few = PlacementReport { off_gpu: vec![("If".to_owned(), 2)], ..PlacementReport::default() };
+        assert_eq!(few.clone().bounded(), few);
     }
 
     #[test]

@@ -67,6 +67,14 @@ impl Slab {
     /// # Errors
     /// When the classes are not in order or the system gives no memory.
     pub fn create(classes: &[SlabClass]) -> Result<Arc<Self>, SlabError> {
+        Self::create_on(classes, &[])
+    }
+
+    /// The same on these NUMA nodes, as far as the system allows: of one as long as it has memory, of several in turn.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_on(classes: &[SlabClass], numa_nodes: &[u32]) -> Result<Arc<Self>, SlabError> {
         let rising = classes.windows(2).all(|pair| pair[0].slot_bytes < pair[1].slot_bytes);
         let fit = classes.iter().all(|class| class.slot_bytes > 0 && class.slot_bytes % 4096 == 0 && class.slots > 0);
         if classes.is_empty() || !rising || !fit {
@@ -85,6 +93,9 @@ impl Slab {
             }
         }
         let memory = SharedMemory::create(base).map_err(|source| SlabError::Create { bytes: base, source })?;
+        if let Err(error) = memory.place(numa_nodes) {
+            tracing::debug!(?numa_nodes, %error, "payload memory comes from any NUMA node");
+        }
         memory.populate(touched);
         Ok(Arc::new(Self { memory, classes: built, bytes_out: AtomicU64::new(0) }))
     }

@@ -38,8 +38,36 @@ pub struct DeviceStatus {
     pub broken_models: Vec<(String, String)>,
     /// What is not as the configuration asks and works all the same.
     pub notes: Vec<String>,
+    /// The worker that waits to take over; absent where none is wanted.
+    pub standby: Option<StandbyStatus>,
     /// What its GPU said a moment ago; absent for processors.
     pub gpu: Option<GpuSample>,
+}
+
+/// Where a device's second worker stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StandbyState {
+    /// There is none now: the device has no worker yet, it was just promoted, or it will not do (see the note).
+    #[default]
+    None,
+    /// It loads models.
+    Loading,
+    /// Loaded and warm; it takes over when the serving one is gone.
+    Ready,
+}
+
+/// A device's second worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StandbyStatus {
+    pub state: StandbyState,
+    pub pid: Option<u32>,
+    /// How often one took over since the node started.
+    pub promotions: u64,
+    /// How often one that waited or loaded was lost.
+    pub restarts: u64,
+    /// Why the last one ended, or why there is none.
+    pub note: Option<String>,
 }
 
 struct Entry {
@@ -66,6 +94,7 @@ impl Board {
             last_exit: None,
             cpus,
             broken_models: Vec::new(),
+            standby: None,
             notes: Vec::new(),
             gpu: None,
         };
@@ -94,8 +123,10 @@ impl Board {
         });
     }
 
-    pub fn ready(&self, device: u32, broken_models: Vec<(String, String)>, notes: Vec<String>) {
+    /// A worker, `pid`, serves from now on.
+    pub fn ready(&self, device: u32, pid: Option<u32>, broken_models: Vec<(String, String)>, notes: Vec<String>) {
         self.with(device, |entry| {
+            entry.status.worker_pid = pid;
             // A worker that became ready while its GPU went bad is about to be killed.
             if entry.status.state != DeviceState::Quarantined {
                 entry.status.state = DeviceState::Ready;
@@ -103,6 +134,11 @@ impl Board {
             entry.status.broken_models = broken_models;
             entry.status.notes = notes;
         });
+    }
+
+    /// Where the device's second worker stands.
+    pub fn set_standby(&self, device: u32, standby: StandbyStatus) {
+        self.with(device, |entry| entry.status.standby = Some(standby));
     }
 
     /// Takes a device out of service because of its GPU. One that was given up stays so.

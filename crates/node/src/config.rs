@@ -8,16 +8,20 @@ use sensorium_cluster::{NodeSpec, SourceError, SourceSpec, check_alone};
 use sensorium_device::backend::cuda::{GpuProvider, GpuQuotas};
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
-use sensorium_hardware::CpuDevices;
+use sensorium_hardware::{CpuDevices, DeviceKind};
 use sensorium_models::manifest::Precision;
 use sensorium_pipelines::{RuleError, RuleSet, RuleSpec};
 use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::group::{self, GroupSpec, GroupSpecError};
+
 /// How long jobs wait for a worker to come back: all models may have to be loaded.
 const RESTART_WAIT_NS: u64 = 30_000_000_000;
 
+/// Most that a processor device may be made into, for tests.
+const CPU_DEVICES_MAX: u32 = 4;
 /// Most that `cache_bytes_max` may be.
 const CACHE_BYTES_MAX: u64 = 64 << 30;
 
@@ -54,6 +58,9 @@ pub struct NodeConfig {
     /// Most GPU memory that each lane's models may take, in MiB. Default visual 4096, audio 1024, fusion 2048, less in
     /// proportion on a card where that does not fit.
     pub gpu_quota_mib: GpuQuotas,
+    /// Whether GPUs resize and normalise images and find boxes themselves, with kernels of ours that NVRTC compiles. Default true;
+    /// without NVRTC the processor does it either way.
+    pub gpu_kernels: bool,
     /// What networks compute in on GPUs: `fp32` or `fp16`, for models that have a variant for it. Default: what each manifest
     /// says, which is `fp32` unless it says something else.
     pub gpu_precision: Option<Precision>,
@@ -64,6 +71,9 @@ pub struct NodeConfig {
     /// Which devices the processors are: `without_gpu` (the default) only where no GPU is used, `always` beside GPUs too,
     /// `never`.
     pub cpu_devices: CpuDevices,
+    /// Which devices keep a second worker, loaded and warm, that takes over when the serving one is lost: `none` (the default),
+    /// `gpu`, `all`. Each takes the memory of its models once more.
+    pub standby_workers: StandbyWorkers,
     /// Added to the workers' niceness, 0 to 19. Default 5: network I/O comes first on a busy CPU.
     pub worker_nice: u8,
     /// How long a stopping node waits for accepted work, in milliseconds. Default 30,000.
@@ -76,8 +86,32 @@ pub struct NodeConfig {
     pub rule: Vec<RuleSpec>,
     /// Cameras and microphones that the node opens itself; docs/sources.md. Not for nodes of a cluster, whose file has them.
     pub source: Vec<SourceSpec>,
+    /// Groups of devices whose workers exchange features; docs/gpu.md. Default none.
+    pub group: Vec<GroupSpec>,
     /// Faults put in on purpose, for tests.
     pub inject: Injection,
+}
+
+/// Which devices keep a second worker that waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StandbyWorkers {
+    #[default]
+    None,
+    /// GPUs, whose workers take longest to come back.
+    Gpu,
+    All,
+}
+
+impl StandbyWorkers {
+    /// Whether a device of this kind keeps one.
+    #[must_use]
+    pub const fn of(self, kind: &DeviceKind) -> bool {
+        match (self, kind) {
+            (Self::None, _) | (Self::Gpu, DeviceKind::Cpu) => false,
+            (Self::All, _) | (Self::Gpu, DeviceKind::Cuda { .. }) => true,
+        }
+    }
 }
 
 impl Default for NodeConfig {
@@ -96,16 +130,19 @@ impl Default for NodeConfig {
             event_log_bytes_max: 0,
             gpus: true,
             gpu_quota_mib: GpuQuotas::default(),
+            gpu_kernels: true,
             gpu_precision: None,
             gpu_provider: GpuProvider::default(),
             pin: BTreeMap::new(),
             cpu_devices: CpuDevices::default(),
+            standby_workers: StandbyWorkers::default(),
             worker_nice: 5,
             drain_ms_max: 30_000,
             sessions_max: 64,
             cache_bytes_max: 64 << 20,
             rule: Vec::new(),
             source: Vec::new(),
+            group: Vec::new(),
             inject: Injection::default(),
         }
     }
@@ -129,6 +166,8 @@ pub enum ConfigError {
     Rule(#[from] RuleError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Group(#[from] GroupSpecError),
 }
 
 impl NodeConfig {
@@ -228,6 +267,10 @@ impl NodeConfig {
                 return wrong("a list of different names of devices is expected, such as [\"cuda:0\"]");
             }
         }
+        if self.inject.cpu_devices > CPU_DEVICES_MAX {
+            return wrong("inject.cpu_devices", &format!("at most {CPU_DEVICES_MAX} is expected"));
+        }
+        group::check(&self.group)?;
         check_alone(&self.source)?;
         self.rules().map(|_| ())
     }
@@ -274,6 +317,20 @@ mod tests {
         assert!(message.starts_with("rule \"near\": when, line 1, column 4: a job has no field strem"), "{message}");
         let message = read("[[rule]]\nnam = \"near\"").unwrap_err().to_string();
         assert!(message.contains("did you mean `name`?"), "{message}");
+    }
+
+    #[test]
+    fn standby_workers_are_for_whom_it_says() {
+        let gpu = DeviceKind::Cuda { gpu: 0, uuid: "GPU-1".to_owned() };
+        let of = |text: &str| {
+            let workers = read(text).unwrap().standby_workers;
+            (workers.of(&DeviceKind::Cpu), workers.of(&gpu))
+        };
+        assert_eq!(of(""), (false, false));
+        assert_eq!(of("standby_workers = \"gpu\""), (false, true));
+        assert_eq!(of("standby_workers = \"all\""), (true, true));
+        let message = read("standby_workers = \"some\"").unwrap_err().to_string();
+        assert!(message.contains("`none`, `gpu`, `all`"), "{message}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use ractor::ActorRef;
+use sensorium_device::clock::now_ns;
 use sensorium_models::ModelPackage;
 use sensorium_transport::Payload;
 use sensorium_wire::Kind;
@@ -19,6 +20,7 @@ use crate::cluster::Cluster;
 use crate::data::NodeFile;
 use crate::engine::Engine;
 use crate::gateway::{Desk, SessionRequest};
+use crate::group::GroupTable;
 use crate::pins::Pins;
 use crate::source::Sources;
 use crate::status::NodeStatus;
@@ -30,6 +32,7 @@ pub struct NodeDesk {
     engine: Arc<Engine>,
     cluster: Arc<Cluster>,
     board: Arc<Board>,
+    groups: Arc<GroupTable>,
     sources: Arc<Sources>,
     models: String,
     pins: BTreeMap<String, Vec<String>>,
@@ -45,7 +48,7 @@ impl NodeDesk {
         file: NodeFile,
         sources: Arc<Sources>,
         cluster: Arc<Cluster>,
-        board: Arc<Board>,
+        (board, groups): (Arc<Board>, Arc<GroupTable>),
         packages: &[ModelPackage],
         pins: Pins,
     ) -> Arc<Self> {
@@ -57,6 +60,7 @@ impl NodeDesk {
             engine: Arc::clone(&cluster.engine),
             cluster,
             board,
+            groups,
             sources,
             models,
             pins: pins.into_shown(),
@@ -108,6 +112,11 @@ impl NodeDesk {
         self.stopping.subscribe()
     }
 
+    fn alerts(&self) -> Vec<String> {
+        let of_groups = self.groups.alerts(now_ns() / 1_000_000);
+        self.board.alerts().into_iter().chain(of_groups).chain(self.engine.rule_alerts()).collect()
+    }
+
     fn status(&self) -> NodeStatus {
         NodeStatus {
             name: self.file.name.clone(),
@@ -117,8 +126,9 @@ impl NodeDesk {
             peer: self.file.cluster.to_string(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             sessions: self.sessions(),
-            alerts: self.board.alerts().into_iter().chain(self.engine.rule_alerts()).collect(),
+            alerts: self.alerts(),
             devices: self.board.devices(),
+            groups: self.groups.status(),
             engine: self.engine.snapshot(),
             plan: self.engine.plan(),
             pins: self.pins.clone(),

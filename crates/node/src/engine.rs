@@ -70,7 +70,7 @@ pub struct Engine {
     counters: Counters,
     /// The size of the job seen last, by model.
     works: Vec<AtomicU64>,
-    on_hung: Box<dyn Fn(u32, String) + Send + Sync>,
+    on_hung: Box<dyn Fn(u32, LaneId, String) + Send + Sync>,
 }
 
 /// Outcomes since the node started.
@@ -114,8 +114,9 @@ pub struct EngineSetup {
 }
 
 impl Engine {
-    /// `on_hung` is called, with the device's number and a sentence, when a worker must be replaced.
-    pub fn new(setup: EngineSetup, on_hung: impl Fn(u32, String) + Send + Sync + 'static) -> Arc<Self> {
+    /// `on_hung` is called, with the device's number, one of the worker's lanes and a sentence, when a worker must be
+    /// replaced.
+    pub fn new(setup: EngineSetup, on_hung: impl Fn(u32, LaneId, String) + Send + Sync + 'static) -> Arc<Self> {
         let EngineSetup { node, slab, models, settings, injection, learned, rules, cache_bytes_max, log } = setup;
         let mut scheduler = Scheduler::new(settings);
         let mut commands = Vec::new();

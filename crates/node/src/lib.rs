@@ -12,6 +12,7 @@ pub mod data;
 mod desk;
 pub mod engine;
 mod gateway;
+pub mod group;
 pub mod guard;
 mod health;
 mod lane_reader;

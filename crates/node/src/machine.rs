@@ -1,8 +1,9 @@
 //! Which devices a node runs on this machine, and what their workers are told.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use sensorium_device::backend::cuda::GpuSetup;
+use sensorium_device::backend::cuda::{GpuSetup, KernelSetup};
 use sensorium_device::protocol::{LaneSetup, ModelSetup, WorkerSetup};
 use sensorium_hardware::{CpuDevices, DeviceKind, DevicePlan, Gpu, HardwareError, Inventory, Plan, PlanOptions};
 use sensorium_models::manifest::Precision;
@@ -95,6 +96,12 @@ pub(crate) fn announced(device: &DevicePlan, cpus: &[u32]) -> (sensorium_schedul
     }
 }
 
+/// The NUMA nodes that payload memory should come from: those of the devices, ascending.
+pub(crate) fn payload_nodes(plan: &Plan) -> Vec<u32> {
+    let nodes: BTreeSet<u32> = plan.devices.iter().filter_map(|device| device.numa_node).collect();
+    nodes.into_iter().collect()
+}
+
 /// What a device's worker is told.
 pub(crate) fn worker_setup(
     options: &NodeOptions,
@@ -105,7 +112,7 @@ pub(crate) fn worker_setup(
     device: &DevicePlan,
     cpus: Vec<u32>,
 ) -> WorkerSetup {
-    let gpu = gpu_setup(device, &options.config, &options.engines);
+    let gpu = gpu_setup(device, &options.config, &options.engines, &options.kernels);
     let onnxruntime = if gpu.is_some() { &options.onnxruntime_gpu } else { &options.onnxruntime };
     let lanes = Modality::ALL.map(|modality| LaneSetup {
         modality,
@@ -130,7 +137,9 @@ pub(crate) fn worker_setup(
         weights: options.weights.clone(),
         slab_bytes: engine.slab.memory_bytes(),
         lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
+        groups: Vec::new(),
         injection: Some(options.config.inject.clone()),
+        standby: false,
     }
 }
 
@@ -144,7 +153,7 @@ fn precision(config: &NodeConfig, manifest: &Manifest) -> Precision {
     }
 }
 
-fn gpu_setup(device: &DevicePlan, config: &NodeConfig, engines: &Path) -> Option<GpuSetup> {
+fn gpu_setup(device: &DevicePlan, config: &NodeConfig, engines: &Path, kernels: &KernelSetup) -> Option<GpuSetup> {
     match &device.kind {
         DeviceKind::Cuda { uuid, .. } => Some(GpuSetup {
             uuid: uuid.clone(),
@@ -153,6 +162,7 @@ fn gpu_setup(device: &DevicePlan, config: &NodeConfig, engines: &Path) -> Option
             quotas: config.gpu_quota_mib,
             provider: config.gpu_provider,
             engines: engines.to_owned(),
+            kernels: config.gpu_kernels.then(|| kernels.clone()),
         }),
         DeviceKind::Cpu => None,
     }
@@ -234,13 +244,18 @@ mod tests {
         let [gpu, cpu, _] = &plan.devices[..] else { panic!("{names:?}") };
         assert_eq!(announced(gpu, &gpu.cpus), (sensorium_scheduler::DeviceKind::Accelerator, 3));
         assert_eq!(announced(cpu, &[1, 2]), (sensorium_scheduler::DeviceKind::Cpu, 2));
-        let setup = gpu_setup(gpu, &NodeConfig::default(), Path::new("engines")).unwrap();
+        let kernels = KernelSetup { nvrtc: Default::default(), folder: "kernels".into() };
+        let setup = gpu_setup(gpu, &NodeConfig::default(), Path::new("engines"), &kernels).unwrap();
         assert_eq!((setup.uuid.as_str(), setup.numa_node), ("GPU-0", Some(1)));
-        assert!(setup.memory_bytes < 80 << 30 && gpu_setup(cpu, &NodeConfig::default(), Path::new("")).is_none());
+        assert!(
+            setup.memory_bytes < 80 << 30 && gpu_setup(cpu, &NodeConfig::default(), Path::new(""), &kernels).is_none()
+        );
         let mut plan = plan.clone();
         multiply(&mut plan, 2);
         let names: Vec<_> = plan.devices.iter().map(|device| device.name.as_str()).collect();
         assert_eq!(names, ["cuda:0", "cpu:0", "cpu:1", "cpu:2", "cpu:3"]);
+        assert_eq!(payload_nodes(&divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::Always)), [0, 1]);
+        assert_eq!(payload_nodes(&divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::Never)), [1]);
         assert_eq!(divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::WithoutGpu).devices.len(), 1);
     }
 }

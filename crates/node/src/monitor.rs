@@ -75,6 +75,7 @@ mod tests {
             last_exit: Some("signal: 9".to_owned()),
             cpus: Vec::new(),
             broken_models: Vec::new(),
+            standby: None,
             notes: Vec::new(),
             gpu: None,
         }

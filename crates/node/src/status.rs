@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::board::DeviceStatus;
 use crate::cluster::ClusterStatus;
 use crate::engine::{EdgeStatus, EngineSnapshot, PlanStatus};
+use crate::group::GroupStatus;
 use crate::source::SourceStatus;
 
 /// Everything that `sensorium status` shows.
@@ -23,6 +24,8 @@ pub struct NodeStatus {
     /// What is wrong now, in sentences; empty when all is well.
     pub alerts: Vec<String>,
     pub devices: Vec<DeviceStatus>,
+    /// Groups of devices; empty where none is configured.
+    pub groups: Vec<GroupStatus>,
     pub engine: EngineSnapshot,
     pub plan: PlanStatus,
     /// Models that are not for all devices, with those that run them.

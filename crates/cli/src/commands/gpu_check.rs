@@ -5,9 +5,13 @@
 
 mod answers;
 mod checks;
+mod group;
 mod half;
 mod kernels;
 mod killed;
+mod partition;
+mod path;
+mod rates;
 mod report;
 mod restart;
 mod target;

@@ -35,6 +35,7 @@ pub(crate) fn run(paths: &Paths, arguments: &NodeArguments) -> Outcome {
         data: paths.data.clone(),
         onnxruntime: paths.onnxruntime.clone(),
         onnxruntime_gpu: paths.onnxruntime_gpu.clone(),
+        kernels: paths.kernels(),
         repositories,
         weights: paths.weights(),
         engines: paths.cache.join("tensorrt"),

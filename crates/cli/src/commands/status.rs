@@ -8,6 +8,9 @@ use crate::arguments::StatusArguments;
 use crate::error::Outcome;
 use crate::paths::Paths;
 
+/// Most kinds of operator that are named in a line; JSON has more.
+const KINDS_SHOWN: usize = 4;
+
 pub(crate) fn run(paths: &Paths, arguments: &StatusArguments) -> Outcome {
     let text = super::block_on(async {
         let client = paths.connect(&arguments.reach).await?;
@@ -84,6 +87,7 @@ fn print(status: &Value) {
             mib("bytes_max")
         );
     }
+    groups(&status["groups"]);
     for device in status["devices"].as_array().unwrap_or(&none) {
         println!(
             "{} {}: worker {}, {} restarts{}",
@@ -94,6 +98,7 @@ fn print(status: &Value) {
             device["last_exit"].as_str().map_or_else(String::new, |exit| format!(", last: {exit}"))
         );
         gpu(&device["gpu"]).iter().for_each(|line| println!("{line}"));
+        standby(&device["standby"]).iter().for_each(|line| println!("{line}"));
         for lane in engine["lanes"].as_array().unwrap_or(&none) {
             if lane["device"] != device["name"] {
                 continue;
@@ -107,13 +112,14 @@ fn print(status: &Value) {
             );
             for model in lane["models"].as_array().unwrap_or(&none) {
                 println!(
-                    "    {:<12} v{} {:<4}  {:>7} µs a job, {:>4} MiB, loaded in {} ms",
+                    "    {:<12} v{} {:<4}  {:>7} µs a job, {:>4} MiB, loaded in {} ms{}",
                     text(model, "name"),
                     model["version"],
                     text(model, "variant"),
                     model["service_p50_us"],
                     model["arena_bytes"].as_u64().unwrap_or(0) >> 20,
-                    model["load_ms"]
+                    model["load_ms"],
+                    operators(&model["placement"]).map_or_else(String::new, |words| format!(", {words}"))
                 );
             }
         }
@@ -124,6 +130,33 @@ fn print(status: &Value) {
             println!("    {} not loaded: {}", broken[0].as_str().unwrap_or("-"), broken[1].as_str().unwrap_or("-"));
         }
     }
+}
+
+/// The worker that waits to take over; nothing where none is wanted.
+fn standby(standby: &Value) -> Option<String> {
+    let state = standby.as_object()?.get("state")?.as_str()?;
+    let pid = standby["pid"].as_u64().map_or_else(String::new, |pid| format!(": worker {pid}"));
+    let note = standby["note"].as_str().map_or_else(String::new, |note| format!("; {note}"));
+    Some(format!(
+        "  standby {state}{pid}, took over {} times, {} restarts{note}",
+        standby["promotions"], standby["restarts"]
+    ))
+}
+
+/// Who computes a model's operators; with names only where some of a GPU's model are left to the processor.
+fn operators(placement: &Value) -> Option<String> {
+    let operators = placement["operators"].as_object().filter(|operators| !operators.is_empty())?;
+    let short = |name: &str| name.trim_end_matches("ExecutionProvider").to_owned();
+    let counts: Vec<_> = operators.iter().map(|(name, count)| format!("{count} on {}", short(name))).collect();
+    let mut words = format!("operators: {}", counts.join(", "));
+    if operators.len() > 1 {
+        let kinds: Vec<_> = placement["off_gpu"].as_array()?.iter().collect();
+        let name = |kind: &&Value| format!("{} × {}", kind[0].as_str().unwrap_or("-"), kind[1]);
+        let named: Vec<_> = kinds.iter().take(KINDS_SHOWN).map(name).collect();
+        let more = if kinds.len() > KINDS_SHOWN { ", …" } else { "" };
+        words = format!("{words} ({}{more})", named.join(", "));
+    }
+    Some(words)
 }
 
 /// What a GPU said a moment ago; nothing for processors.
@@ -143,6 +176,29 @@ fn gpu(sample: &Value) -> Option<String> {
         told(number("uncorrectable_errors"), ""),
         if slowed.is_empty() { String::new() } else { format!(", slowed by {}", slowed.join(", ")) }
     ))
+}
+
+fn groups(groups: &Value) {
+    for group in groups.as_array().into_iter().flatten() {
+        let names = |key: &str| {
+            let names: Vec<_> = group[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            names.join(", ")
+        };
+        let told = |start: &str, names: String| if names.is_empty() { names } else { format!(", {start} {names}") };
+        println!(
+            "group {} {} over {}: {} in generation {}, exercised {} times{}{}{}{}",
+            text(group, "name"),
+            text(group, "state"),
+            text(group, "transport"),
+            names("devices"),
+            group["generation"],
+            group["pulses"],
+            group["pulse"]["all_gather_us"].as_f64().map_or_else(String::new, |us| format!(", {us:.0} µs")),
+            told("without a worker:", names("missing")),
+            told("without an answer:", names("silent")),
+            group["last_reason"].as_str().map_or_else(String::new, |reason| format!(", last: {reason}")),
+        );
+    }
 }
 
 fn sources(sources: &Value) {
@@ -192,5 +248,32 @@ fn neighbours(cluster: &Value) {
         for device in cluster["seen"][text(neighbour, "name")]["devices"].as_array().into_iter().flatten() {
             println!("    {} {}, {} restarts", text(device, "name"), text(device, "state"), device["restarts"]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_standby_is_a_line_and_its_absence_is_none() {
+        assert_eq!(standby(&Value::Null), None);
+        let ready = json!({"state": "ready", "pid": 7, "promotions": 1, "restarts": 0, "note": null});
+        assert_eq!(standby(&ready).as_deref(), Some("  standby ready: worker 7, took over 1 times, 0 restarts"));
+        let none = json!({"state": "none", "pid": null, "promotions": 0, "restarts": 0, "note": "no room"});
+        assert_eq!(standby(&none).as_deref(), Some("  standby none, took over 0 times, 0 restarts; no room"));
+    }
+
+    #[test]
+    fn operators_are_named_where_they_are_in_two_places() {
+        assert_eq!(operators(&json!({"operators": {}, "off_gpu": []})), None);
+        let one = json!({"operators": {"CPUExecutionProvider": 9}, "off_gpu": [["Conv", 9]]});
+        assert_eq!(operators(&one).as_deref(), Some("operators: 9 on CPU"));
+        let kinds = json!([["If", 5], ["Loop", 4], ["Cast", 3], ["Slice", 2], ["Shape", 1]]);
+        let two = json!({"operators": {"CPUExecutionProvider": 15, "CUDAExecutionProvider": 80}, "off_gpu": kinds});
+        let words = operators(&two).unwrap();
+        assert_eq!(words, "operators: 15 on CPU, 80 on CUDA (If × 5, Loop × 4, Cast × 3, Slice × 2, …)");
     }
 }

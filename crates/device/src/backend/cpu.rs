@@ -6,7 +6,7 @@ use ort::environment::Environment;
 use ort::session::Session;
 use sensorium_models::Signature;
 
-use super::placement::{self, Assignment};
+use super::placement::{self, Assignment, Placed};
 use super::{Backend, BackendError, LoadOptions, NamedTensor, Network, Tensor, runtime};
 
 /// Networks on the processor.
@@ -49,10 +49,11 @@ impl Backend for CpuBackend {
         let failed = |message: String| BackendError::Load { file: file.to_owned(), message };
         let full = file.canonicalize().map_err(|error| failed(error.to_string()))?;
         let session = runtime::builder(&self.environment, options.threads)
-            .and_then(|mut builder| builder.commit_from_file(&full))
+            .and_then(|builder| placement::recorded(builder)?.commit_from_file(&full))
             .map_err(|error| failed(error.to_string()))?;
         let signature = runtime::signature(file, &session)?;
-        Ok(Box::new(CpuNetwork { file: file.to_owned(), session, signature }))
+        let placed = Placed::of(&placement::assignments(&session).map_err(|error| failed(error.to_string()))?);
+        Ok(Box::new(CpuNetwork { file: file.to_owned(), session, signature, placed }))
     }
 }
 
@@ -60,11 +61,16 @@ struct CpuNetwork {
     file: PathBuf,
     session: Session,
     signature: Signature,
+    placed: Placed,
 }
 
 impl Network for CpuNetwork {
     fn signature(&self) -> &Signature {
         &self.signature
+    }
+
+    fn placed(&self) -> Option<&Placed> {
+        Some(&self.placed)
     }
 
     fn run(&mut self, inputs: &[NamedTensor<'_>], wanted: &[&str]) -> Result<Vec<Tensor>, BackendError> {

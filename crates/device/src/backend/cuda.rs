@@ -11,6 +11,7 @@
 
 mod driver;
 mod fault;
+mod images;
 mod inputs;
 mod measure;
 mod network;
@@ -18,8 +19,8 @@ mod provider;
 mod share;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, DriverError};
 use ort::environment::Environment;
@@ -37,14 +38,17 @@ pub use provider::GpuProvider;
 pub use share::GpuQuotas;
 
 use self::driver::Streams;
+use self::images::CudaImages;
 use self::network::CudaNetwork;
 use self::provider::Chosen;
 use super::placement::{self, Placed};
-use super::{Backend, BackendError, CpuBackend, LoadOptions, Network, runtime};
+use super::{Backend, BackendError, CpuBackend, ImageNetwork, ImagePlan, LoadOptions, Network, runtime};
 use crate::cuda::cache::{CacheLimits, CubinCache};
 use crate::cuda::check::{CheckResult, kernels_against_twins};
 use crate::cuda::compile::{Nvrtc, NvrtcSearch};
 use crate::cuda::launch::{Kernels, LaunchError};
+use crate::cuda::partition::{self, Apart};
+use crate::cuda::rates::{self, Rate};
 use crate::slab::SharedMemory;
 
 /// File name of ONNX Runtime's CUDA provider, which lies beside its library.
@@ -67,6 +71,16 @@ pub struct GpuSetup {
     /// Where TensorRT keeps the networks that it compiled; only used with it.
     #[serde(default)]
     pub engines: PathBuf,
+    /// For the steps around networks of images; `None` = they are the processor's.
+    pub kernels: Option<KernelSetup>,
+}
+
+/// Where the kernels of ours come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelSetup {
+    pub nvrtc: NvrtcSearch,
+    /// Folder that keeps their machine code.
+    pub folder: PathBuf,
 }
 
 impl GpuSetup {
@@ -80,6 +94,7 @@ impl GpuSetup {
             quotas: GpuQuotas::default(),
             provider: GpuProvider::Cuda,
             engines: PathBuf::new(),
+            kernels: None,
         }
     }
 
@@ -104,6 +119,10 @@ pub struct CudaDevice {
     environment: Environment,
     processor: PathBuf,
     setup: GpuSetup,
+    /// `None`: there are none, which was told.
+    kernels: Option<Arc<Kernels>>,
+    /// Payload memory that it reads by itself.
+    slab: OnceLock<Arc<PinnedSlab>>,
     chosen: Chosen,
     /// Why nothing runs on it any more.
     broken: Mutex<Option<String>>,
@@ -124,9 +143,17 @@ impl CudaDevice {
         }
         let environment = runtime::environment(library)?;
         let context = driver::open(&setup.uuid)?;
+        let kernels = setup.kernels.as_ref().and_then(|kernels| match load_kernels(&context, kernels) {
+            Ok(kernels) => Some(Arc::new(kernels)),
+            Err(error) => {
+                tracing::warn!(%error, "images are prepared by the processor");
+                None
+            }
+        });
         let (setup, processor) = (setup.clone(), library.to_owned());
+        let (slab, broken) = (OnceLock::new(), Mutex::new(None));
         let chosen = Chosen::new(setup.provider, library, &setup.engines);
-        Ok(Arc::new(Self { context, environment, processor, setup, chosen, broken: Mutex::new(None) }))
+        Ok(Arc::new(Self { context, environment, processor, setup, kernels, slab, chosen, broken }))
     }
 
     /// Why it is used in another way than the setup says, in one line.
@@ -143,6 +170,22 @@ impl CudaDevice {
         PinnedSlab::register(&self.context, memory).map_err(|error| self.fault(error, "registering payload memory"))
     }
 
+    /// The same for as long as the device lives: lanes that are made from here on copy payloads from where they lie.
+    ///
+    /// # Errors
+    /// As [`Self::register`].
+    pub fn read_from(&self, memory: Arc<SharedMemory>) -> Result<(), GpuFault> {
+        let slab = Arc::new(self.register(memory)?);
+        // A second one is not needed: nobody makes one.
+        let _ = self.slab.set(slab);
+        Ok(())
+    }
+
+    /// For those of this crate that bring streams and memory of their own.
+    pub(crate) const fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
     /// What the GPU calls itself.
     ///
     /// # Errors
@@ -151,15 +194,32 @@ impl CudaDevice {
         self.context.name().map_err(|error| self.fault(error, "asking for the GPU's name"))
     }
 
-    /// Runs every kernel of ours beside its twin on the processor. Their machine code is kept below `folder`.
+    /// Runs every kernel of ours beside its twin on the processor.
     ///
     /// # Errors
     /// When NVRTC is not there, or a kernel cannot be compiled or loaded.
-    pub fn check_kernels(&self, nvrtc: &NvrtcSearch, folder: &Path) -> Result<Vec<CheckResult>, LaunchError> {
-        let nvrtc = Nvrtc::open(nvrtc)?;
-        let cache = CubinCache::new(folder, CacheLimits::default());
-        let kernels = Kernels::load(&self.context, &nvrtc, &cache)?;
+    pub fn check_kernels(&self, setup: &KernelSetup) -> Result<Vec<CheckResult>, LaunchError> {
+        let kernels = load_kernels(&self.context, setup)?;
         Ok(kernels_against_twins(&self.context, &kernels))
+    }
+
+    /// How fast the kernels of ours are, beside copies within the GPU.
+    ///
+    /// # Errors
+    /// When NVRTC is not there, or the GPU refuses something.
+    pub fn measure_kernels(&self, nvrtc: &NvrtcSearch, folder: &Path) -> Result<Vec<Rate>, LaunchError> {
+        let nvrtc = Nvrtc::open(nvrtc)?;
+        let kernels = Kernels::load(&self.context, &nvrtc, &CubinCache::new(folder, CacheLimits::default()))?;
+        rates::measure(&self.context, &kernels)
+    }
+
+    /// What a stream that fills the GPU does to a small one beside it, for each way of keeping them apart.
+    ///
+    /// # Errors
+    /// When NVRTC is not there, or the GPU refuses something.
+    pub fn measure_partition(&self, nvrtc: &NvrtcSearch, folder: &Path) -> Result<Vec<Apart>, LaunchError> {
+        let nvrtc = Nvrtc::open(nvrtc)?;
+        partition::measure(&self.context, &nvrtc, &CubinCache::new(folder, CacheLimits::default()))
     }
 
     fn fault(&self, error: DriverError, during: &str) -> GpuFault {
@@ -180,10 +240,18 @@ impl CudaDevice {
     }
 }
 
+fn load_kernels(context: &Arc<CudaContext>, setup: &KernelSetup) -> Result<Kernels, LaunchError> {
+    let nvrtc = Nvrtc::open(&setup.nvrtc)?;
+    let cache = CubinCache::new(&setup.folder, CacheLimits::default());
+    Kernels::load(context, &nvrtc, &cache)
+}
+
 /// A lane's part of the GPU.
 struct Lane {
-    device: Arc<CudaDevice>,
     streams: Streams,
+    /// Payload memory that the GPU may copy from.
+    slab: Option<Arc<PinnedSlab>>,
+    device: Arc<CudaDevice>,
 }
 
 /// Networks of one lane on a GPU.
@@ -207,7 +275,7 @@ impl CudaBackend {
             .map_err(|error| device.fault(error, "making a lane's streams"))?;
         let quota_bytes = device.setup.quotas.bytes(modality, device.setup.memory_bytes);
         let processor = CpuBackend::open(&device.processor)?;
-        let lane = Arc::new(Lane { device: Arc::clone(device), streams });
+        let lane = Arc::new(Lane { streams, slab: device.slab.get().cloned(), device: Arc::clone(device) });
         Ok(Self { lane, modality, processor, quota_bytes, used_bytes: AtomicU64::new(0) })
     }
 
@@ -254,7 +322,23 @@ impl CudaBackend {
         placement::recorded(builder)?.with_execution_providers(providers)?.commit_from_file(file)
     }
 
-    fn load_on_gpu(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
+    /// The options, without recorded launches where they are not possible.
+    fn launched<'a>(&self, options: &LoadOptions<'a>) -> LoadOptions<'a> {
+        // TensorRT records launches in a way of its own, which is not used here.
+        let graphs = options.graphs && self.compiled(options).is_none();
+        LoadOptions { graphs, ..*options }
+    }
+
+    /// Loads a network that is to run on the GPU; `around` puts other steps around it, and what both take counts.
+    fn load_on_gpu<T>(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        around: impl FnOnce(CudaNetwork) -> Result<T, BackendError>,
+    ) -> Result<T, BackendError> {
+        let file = &file
+            .canonicalize()
+            .map_err(|error| BackendError::Load { file: file.to_owned(), message: error.to_string() })?;
         let during = format!("loading {}", file.display());
         let failed = |error: ort::Error| {
             let text = error.to_string();
@@ -277,7 +361,7 @@ impl CudaBackend {
         let placed = Placed::of(&placement::assignments(&session).map_err(failed)?);
         tracing::info!(file = %file.display(), "{}", placed.in_words());
         placed.keeps(options.compute).map_err(|message| BackendError::Misplaced { file: file.to_owned(), message })?;
-        let network = CudaNetwork::new(file.to_owned(), session, Arc::clone(&self.lane), options)?;
+        let network = around(CudaNetwork::new(file.to_owned(), session, Arc::clone(&self.lane), options, placed)?)?;
         // The arena's limit holds for the arena; what cuDNN and the code itself take is seen only here.
         let grown = before.zip(self.lane.device.used_bytes()).map_or(0, |(before, after)| after.saturating_sub(before));
         let used = self.used_bytes.fetch_add(grown, Ordering::Relaxed) + grown;
@@ -285,7 +369,7 @@ impl CudaBackend {
             self.used_bytes.fetch_sub(grown, Ordering::Relaxed);
             return Err(self.over_quota(used));
         }
-        Ok(Box::new(network))
+        Ok(network)
     }
 
     fn over_quota(&self, used_bytes: u64) -> BackendError {
@@ -307,12 +391,21 @@ impl Backend for CudaBackend {
         if options.compute == Compute::Cpu {
             return self.processor.load(file, options);
         }
-        let full = file
-            .canonicalize()
-            .map_err(|error| BackendError::Load { file: file.to_owned(), message: error.to_string() })?;
-        // TensorRT records launches in a way of its own, which is not used here.
-        let graphs = options.graphs && self.compiled(options).is_none();
-        self.load_on_gpu(&full, &LoadOptions { graphs, ..*options })
+        Ok(Box::new(self.load_on_gpu(file, &self.launched(options), Ok)?))
+    }
+
+    fn load_images(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        plan: &ImagePlan,
+    ) -> Result<Option<Box<dyn ImageNetwork>>, BackendError> {
+        let Some(kernels) = self.lane.device.kernels.as_ref().filter(|_| options.compute == Compute::Gpu) else {
+            return Ok(None);
+        };
+        let around =
+            |network| CudaImages::new(file, network, &self.lane, kernels, plan, (options.outputs, options.rows_max));
+        Ok(Some(Box::new(self.load_on_gpu(file, &self.launched(options), around)?)))
     }
 
     fn memory_bytes_now(&self) -> Option<u64> {
@@ -328,6 +421,22 @@ impl Backend for CudaBackend {
         match &*self.lane.device.broken.lock() {
             Some(reason) => Err(reason.clone()),
             None => Ok(()),
+        }
+    }
+
+    fn access_illegally(&self) -> Result<(), String> {
+        let device = &self.lane.device;
+        let during = "accessing memory that is not there, as told by [inject]";
+        match driver::access_illegally(&self.lane.streams.compute) {
+            Ok(()) => Err("the GPU did not mind".to_owned()),
+            Err(error) => {
+                let fault = device.fault(error, during);
+                if !fault.is_sticky() {
+                    return Err(fault.to_string());
+                }
+                device.break_with(&fault);
+                Ok(())
+            }
         }
     }
 }

@@ -14,6 +14,8 @@ use ort::session::builder::SessionBuilder;
 use ort::sys::{OrtEpAssignedNode, OrtEpAssignedSubgraph, OrtMemoryInfo, OrtMemoryInfoDeviceType, OrtStatusPtr};
 use sensorium_models::manifest::Compute;
 
+use crate::protocol::PlacementReport;
+
 /// Most operators that are read of one network. Networks here have a few hundred.
 const OPERATORS_MAX: usize = 100_000;
 /// Most kinds of operator that an error names.
@@ -40,6 +42,8 @@ pub struct Placed {
     pub on_gpu: usize,
     /// How often each kind of operator is elsewhere.
     pub elsewhere: BTreeMap<String, usize>,
+    /// Operators by provider, by ONNX Runtime's names.
+    pub by_provider: BTreeMap<String, usize>,
 }
 
 impl Placed {
@@ -47,6 +51,7 @@ impl Placed {
     pub fn of(assignments: &[Assignment]) -> Self {
         let mut placed = Self::default();
         for assignment in assignments {
+            *placed.by_provider.entry(assignment.provider.clone()).or_default() += 1;
             if ON_GPU.contains(&assignment.provider.as_str()) {
                 placed.on_gpu += 1;
             } else {
@@ -77,6 +82,32 @@ impl Placed {
         }
     }
 
+    /// Kinds of operator that are elsewhere, the most frequent first.
+    fn kinds_elsewhere(&self) -> Vec<(&String, &usize)> {
+        let mut kinds: Vec<_> = self.elsewhere.iter().collect();
+        kinds.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
+        kinds
+    }
+
+    /// Takes another network's operators in.
+    pub fn add(&mut self, other: &Self) {
+        self.on_gpu += other.on_gpu;
+        let mut sum = |into: fn(&mut Self) -> &mut BTreeMap<String, usize>, from: &BTreeMap<String, usize>| {
+            for (name, count) in from {
+                *into(self).entry(name.clone()).or_default() += count;
+            }
+        };
+        sum(|placed| &mut placed.elsewhere, &other.elsewhere);
+        sum(|placed| &mut placed.by_provider, &other.by_provider);
+    }
+
+    /// As a worker tells it of a model whose manifest promises `compute`.
+    #[must_use]
+    pub fn report(&self, compute: Compute) -> PlacementReport {
+        let off_gpu = self.kinds_elsewhere().into_iter().map(|(name, count)| (name.clone(), *count)).collect();
+        PlacementReport { compute, operators: self.by_provider.clone(), off_gpu, off_gpu_kinds_left_out: 0 }.bounded()
+    }
+
     /// For people: `all 200 operators are on the GPU`.
     #[must_use]
     pub fn in_words(&self) -> String {
@@ -85,8 +116,7 @@ impl Placed {
         if elsewhere == 0 {
             return format!("all {all} operators are on the GPU");
         }
-        let mut kinds: Vec<_> = self.elsewhere.iter().collect();
-        kinds.sort_by_key(|(name, count)| (std::cmp::Reverse(**count), (*name).clone()));
+        let kinds = self.kinds_elsewhere();
         let mut named: Vec<_> = kinds.iter().take(NAMED_MAX).map(|(name, count)| format!("{name} × {count}")).collect();
         if kinds.len() > NAMED_MAX {
             named.push(format!("{} more kinds", kinds.len() - NAMED_MAX));
@@ -235,6 +265,17 @@ mod tests {
         let refused = some.keeps(Compute::Gpu).unwrap_err();
         assert!(refused.contains("3 of 6 operators are on the processor: Loop × 2, If × 1"), "{refused}");
         assert!(placed(&[]).keeps(Compute::Gpu).is_err(), "nothing known is nothing promised");
+    }
+
+    #[test]
+    fn networks_of_a_model_are_counted_together_and_told_by_provider() {
+        let mut both = placed(&[(CUDA, "Conv", 3), ("CPUExecutionProvider", "If", 1)]);
+        both.add(&placed(&[(CUDA, "Relu", 2), ("CPUExecutionProvider", "If", 1), ("CPUExecutionProvider", "Loop", 3)]));
+        let report = both.report(Compute::Mixed);
+        assert_eq!(report.operators.get(CUDA), Some(&5));
+        assert_eq!(report.operators.get("CPUExecutionProvider"), Some(&5));
+        assert_eq!(report.off_gpu, [("Loop".to_owned(), 3), ("If".to_owned(), 2)]);
+        assert_eq!((report.compute, both.on_gpu), (Compute::Mixed, 5));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use sensorium_device::clock::now_ns;
-use sensorium_device::protocol::{AnswerEntry, AnswerHead, read_packet};
+use sensorium_device::protocol::{AnswerEntry, AnswerHead, PlacementReport, read_packet};
 use sensorium_models::profile::ServiceProfile;
 use sensorium_scheduler::{
     BatchId, DeviceId, DeviceKind, Event, Handled, JobKey, LaneId, ModelKey, ModelPolicy, Unfinished,
@@ -38,6 +38,8 @@ pub struct LaneModel {
     /// What of it runs: its precision, and who compiled it.
     pub variant: Name<16>,
     pub profile: ServiceProfile,
+    /// Where its operators are.
+    pub placement: PlacementReport,
 }
 
 pub(super) struct SentBatch {

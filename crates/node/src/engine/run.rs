@@ -144,7 +144,7 @@ impl Engine {
                 Command::Cancelled { key, running } => self.cancelled(core, key, running),
                 Command::ReplaceWorker { device, why } => {
                     let limit_ms = why.limit_ns / 1_000_000;
-                    (self.on_hung)(device.0, format!("batch {} runs longer than {limit_ms} ms", why.batch.0));
+                    (self.on_hung)(device.0, why.lane, format!("batch {} runs longer than {limit_ms} ms", why.batch.0));
                 }
                 Command::PlanChanged(plan) => {
                     tracing::debug!(epoch = plan.epoch, level = plan.level, "plan");

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use sensorium_device::protocol::PlacementReport;
 use serde::Serialize;
 
 use super::Engine;
@@ -49,6 +50,8 @@ pub struct LaneModelStatus {
     pub arena_bytes: u64,
     /// Median time of one job alone, prepare to interpret, in microseconds.
     pub service_p50_us: u64,
+    /// Where its operators are computed, as the runtime said at load.
+    pub placement: PlacementReport,
 }
 
 impl Engine {
@@ -67,6 +70,7 @@ impl Engine {
                     load_ms: model.load_ms,
                     arena_bytes: model.profile.arena_bytes,
                     service_p50_us: model.profile.batches.first().map_or(0, |batch| batch.total.p50_ns / 1000),
+                    placement: model.placement.clone(),
                 })
             });
             Some(LaneStatus {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::report::Finding;
 use super::target::Target;
-use super::{answers, kernels, killed, restart, throughput, torch, upload};
+use super::{answers, group, kernels, killed, partition, path, rates, restart, throughput, torch, upload};
 use crate::paths::Paths;
 
 /// One check.
@@ -29,11 +29,12 @@ const fn row(
     Check { name, what, needs_gpu, seconds_max, run }
 }
 
-pub(crate) const CHECKS: [Check; 11] = [
+pub(crate) const CHECKS: [Check; 15] = [
     row("upload", true, 60, upload::run, "payload memory is pinned, and goes to the GPU at the speed of its link"),
     row("contract", false, 60, answers::contract, "wrong inputs are errors, and the network stays usable"),
     row("answers", false, 120, answers::run, "every model answers as on the processor, and in fp16 says the same"),
     row("kernels", true, 60, kernels::run, "every kernel gives what its twin on the processor gives"),
+    row("rates", true, 60, rates::run, "how fast every kernel is, beside copies within the GPU"),
     row("restart", false, 120, restart::run, "a worker that is killed is back, and how soon"),
     row(
         "detector",
@@ -41,6 +42,13 @@ pub(crate) const CHECKS: [Check; 11] = [
         120,
         throughput::detector,
         "the detector in batches of 1, 8 and 32, in fp32 and fp16, with and without graphs",
+    ),
+    row(
+        "path",
+        false,
+        120,
+        path::run,
+        "pixels in payload memory to boxes, against the network alone; how busy the GPU is",
     ),
     row("together", false, 60, throughput::together, "the three modalities at once, against each alone"),
     row(
@@ -50,6 +58,8 @@ pub(crate) const CHECKS: [Check; 11] = [
         throughput::critical,
         "sound beside a detector that fills the device, against sound alone",
     ),
+    row("partition", true, 60, partition::run, "small work beside a full GPU, by ways of keeping them apart"),
+    row("group", false, 120, group::run, "all GPUs exchange values, without one that dies or hangs, and with it again"),
     row("killed", false, 120, killed::run, "a node whose worker is killed under load loses no job"),
     row(
         "tensorrt",

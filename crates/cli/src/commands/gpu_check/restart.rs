@@ -83,7 +83,9 @@ fn setup(paths: &Paths, target: &Target, slab_bytes: u64) -> anyhow::Result<Work
         weights: paths.weights(),
         slab_bytes,
         lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
+        groups: Vec::new(),
         injection: None,
+        standby: false,
     })
 }
 

@@ -53,7 +53,12 @@ impl Target {
         };
         let gpu = inventory.gpus.iter().find(|gpu| gpu.index == index);
         let name = gpu.map_or_else(|| uuid.clone(), |gpu| format!("{}, driver {}", gpu.name, gpu.driver_version));
-        let setup = GpuSetup { uuid, numa_node: device.numa_node, ..GpuSetup::first(device.memory_bytes) };
+        let setup = GpuSetup {
+            uuid,
+            numa_node: device.numa_node,
+            kernels: Some(paths.kernels()),
+            ..GpuSetup::first(device.memory_bytes)
+        };
         Ok(Some(Self { gpu: Some(setup), name, library: paths.onnxruntime_gpu.clone(), reference, seconds_max: 0 }))
     }
 

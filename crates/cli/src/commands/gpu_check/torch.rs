@@ -69,7 +69,7 @@ pub(crate) fn run(_: &Paths, target: &Target, out: &Path) -> anyhow::Result<Find
     let mut finding = Finding::default();
     match read(&answer) {
         // What was measured before it was ended still counts.
-        Ok(figures) => merge(&mut finding, &figures, &ours(out)),
+        Ok(figures) => merge(&mut finding, &figures, &[found(out, "detector"), found(out, "path")]),
         Err(error) => finding.expect(false, || format!("{error:#}; torch.log has more")),
     }
     finding.expect(status.is_some_and(|status| status.success()), || match status {
@@ -85,15 +85,16 @@ fn read(answer: &Path) -> anyhow::Result<Value> {
     serde_json::from_slice(&fs::read(answer)?).context("the script's figures")
 }
 
-/// What the check of the detector found in this report; nothing when it did not run.
-fn ours(out: &Path) -> Value {
-    let found = fs::read(out.join("detector.json")).ok().and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
+/// What another check of this report found; nothing when it did not run.
+fn found(out: &Path, check: &str) -> Value {
+    let found = fs::read(out.join(format!("{check}.json"))).ok();
+    let found = found.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
     found.map_or(Value::Null, |mut found| found["values"].take())
 }
 
-/// Notes the script's figures, and our best in half precision divided by its best for each batch size. Both with copies
-/// from and to the processor's memory, which are part of each of our runs.
-fn merge(finding: &mut Finding, figures: &Value, ours: &Value) {
+/// Notes the script's figures, and our best in half precision divided by its own for each batch size: with copies from and to the
+/// processor's memory on both sides, as the check of the detector runs it, and of the networks alone, as that of the path does.
+fn merge(finding: &mut Finding, figures: &Value, [detector, path]: &[Value; 2]) {
     let values = figures["values"].as_object();
     for (name, value) in values.into_iter().flatten() {
         finding.note(name.clone(), value.clone());
@@ -102,13 +103,13 @@ fn merge(finding: &mut Finding, figures: &Value, ours: &Value) {
         finding.expect(false, || error.to_owned());
     }
     for rows in ROWS {
-        let rate = |name: String| ours[name].as_f64();
-        let best =
-            ["", "_graphs"].into_iter().filter_map(|graphs| rate(format!("batch_{rows}_fp16{graphs}_frames_per_s")));
-        let best = best.max_by(f64::total_cmp);
-        let theirs = figures["values"][format!("compiled_batch_{rows}_with_copies_frames_per_s")].as_f64();
-        if let (Some(ours), Some(theirs)) = (best, theirs.filter(|theirs| *theirs > 0.0)) {
-            finding.note(format!("batch_{rows}_ours_to_compiled"), ours / theirs);
+        for (ours, part, with) in [(detector, "", "_with_copies"), (path, "_network_alone", "")] {
+            let rate = |graphs| ours[format!("batch_{rows}_fp16{graphs}{part}_frames_per_s")].as_f64();
+            let best = ["", "_graphs"].into_iter().filter_map(rate).max_by(f64::total_cmp);
+            let theirs = figures["values"][format!("compiled_batch_{rows}{with}_frames_per_s")].as_f64();
+            if let (Some(ours), Some(theirs)) = (best, theirs.filter(|theirs| *theirs > 0.0)) {
+                finding.note(format!("batch_{rows}{part}_ours_to_compiled"), ours / theirs);
+            }
         }
     }
 }
@@ -122,14 +123,16 @@ mod tests {
     #[test]
     fn our_best_is_divided_by_theirs() {
         let figures = json!({ "error": null, "values": {
-            "compiled_batch_32_with_copies_frames_per_s": 1000.0, "torch": "2.9", "largest_difference": 1e-6 } });
+            "compiled_batch_32_with_copies_frames_per_s": 1000.0, "compiled_batch_32_frames_per_s": 4000.0, "torch": "2.9", "largest_difference": 1e-6 } });
         let ours = json!({ "batch_32_fp16_frames_per_s": 700.0, "batch_32_fp16_graphs_frames_per_s": 900.0 });
+        let alone = json!({ "batch_32_fp16_graphs_network_alone_frames_per_s": 5000.0 });
         let mut finding = Finding::default();
-        merge(&mut finding, &figures, &ours);
+        merge(&mut finding, &figures, &[ours, alone]);
         assert_eq!(finding.values["batch_32_ours_to_compiled"], 0.9);
+        assert_eq!(finding.values["batch_32_network_alone_ours_to_compiled"], 1.25);
         assert_eq!(finding.values["torch"], "2.9");
         assert!(finding.error.is_none() && !finding.values.contains_key("batch_1_ours_to_compiled"));
-        merge(&mut finding, &json!({ "error": "other outputs" }), &Value::Null);
+        merge(&mut finding, &json!({ "error": "other outputs" }), &[Value::Null, Value::Null]);
         assert_eq!(finding.error.as_deref(), Some("other outputs"));
     }
 }

@@ -4,10 +4,16 @@
 #![allow(unsafe_code, reason = "calls of the CUDA driver that cudarc offers without a safe form")]
 
 use std::ffi::c_void;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUdeviceptr};
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, PinnedHostSlice, result};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DriverError, LaunchConfig, PinnedHostSlice, result,
+};
+use cudarc::nvrtc::Ptx;
 
 use super::fault::{GpuFault, check_driver_version};
 use crate::slab::SharedMemory;
@@ -129,6 +135,21 @@ impl Streams {
     }
 }
 
+/// A kernel that writes to an address where nothing is. As text for the driver, so that no compiler is needed for it; what
+/// NVRTC 13.0 makes for compute capability 7.5 of the line of CUDA C in its comment.
+const ILLEGAL: &str = include_str!("../../../kernels/illegal.ptx");
+
+/// Lets the GPU write to memory that is not there and waits until it has. The error is the point: it is a sticky one, and
+/// nothing of this process runs on the GPU after it.
+pub(super) fn access_illegally(stream: &Arc<CudaStream>) -> Result<(), DriverError> {
+    let module = stream.context().load_module(Ptx::from_src(ILLEGAL))?;
+    let kernel = module.load_function("illegal")?;
+    let one = LaunchConfig { grid_dim: (1, 1, 1), block_dim: (1, 1, 1), shared_mem_bytes: 0 };
+    // SAFETY: the kernel takes no arguments, and harms no memory: the address that it writes to is never mapped.
+    unsafe { stream.launch_builder(&kernel).launch(one) }?;
+    stream.synchronize()
+}
+
 /// Memory of this process that the GPU reads and writes by itself.
 pub(super) struct Staging {
     context: Arc<CudaContext>,
@@ -179,6 +200,40 @@ pub(super) unsafe fn download(stream: &CudaStream, from: CUdeviceptr, to: &mut [
     unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) }
 }
 
+/// Values on the device that somebody else allocated, lent to kernels. It frees nothing.
+pub(super) struct Foreign<T>(ManuallyDrop<CudaSlice<T>>);
+
+impl<T> Foreign<T> {
+    /// # Safety
+    /// `values` values that mean something as `T` lie at `address` for as long as this value and what was queued with it live.
+    pub(super) unsafe fn new(stream: &Arc<CudaStream>, address: CUdeviceptr, values: usize) -> Self {
+        // SAFETY: by the caller's promise; `drop` keeps it from being freed.
+        Self(ManuallyDrop::new(unsafe { stream.upgrade_device_ptr(address, values) }))
+    }
+}
+
+impl<T> Deref for Foreign<T> {
+    type Target = CudaSlice<T>;
+
+    fn deref(&self) -> &CudaSlice<T> {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Foreign<T> {
+    fn deref_mut(&mut self) -> &mut CudaSlice<T> {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for Foreign<T> {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here.
+        let slice = unsafe { ManuallyDrop::take(&mut self.0) };
+        let _ = slice.leak();
+    }
+}
+
 /// Payload memory that the GPU may read without a copy of its own, for as long as this value lives.
 pub struct PinnedSlab {
     context: Arc<CudaContext>,
@@ -207,6 +262,12 @@ impl PinnedSlab {
     #[must_use]
     pub fn memory(&self) -> &SharedMemory {
         &self.memory
+    }
+}
+
+impl fmt::Debug for PinnedSlab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PinnedSlab of {} bytes", self.memory.len())
     }
 }
 

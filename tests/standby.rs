@@ -1,0 +1,194 @@
+//! A device with a standby worker: the one that waits takes over, and nothing is lost, twice or left behind.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::collections::HashSet;
+
+use sensorium_client::{Answer, Job};
+use sensorium_wire::{Dtype, Outcome, Reason};
+use serde_json::Value;
+use support::{Node, block_on, signal_process};
+
+const STANDBY: &str = "load = [\"identity\"]\nstandby_workers = \"all\"\n";
+
+fn identity(bytes: usize) -> Job {
+    Job::tensor("identity", Dtype::U8, &[u32::try_from(bytes).unwrap()]).deadline_ms(60_000)
+}
+
+fn local<T>(future: impl Future<Output = T>) -> T {
+    block_on(tokio::task::LocalSet::new().run_until(future))
+}
+
+fn pid(value: &Value) -> u32 {
+    u32::try_from(value.as_u64().unwrap_or_else(|| panic!("{value} is no process id"))).unwrap()
+}
+
+/// Waits until a worker serves and another one waits; gives both process ids.
+fn pair(node: &Node) -> (u32, u32) {
+    let status = node.wait_until("a serving worker and a standby", |status| {
+        let device = &status["devices"][0];
+        device["state"] == "ready" && device["standby"]["state"] == "ready"
+    });
+    let device = &status["devices"][0];
+    (pid(&device["worker_pid"]), pid(&device["standby"]["pid"]))
+}
+
+/// A thousand jobs of different payloads while the node is disturbed: each comes back once, as it was.
+fn thousand_echoes(node: &Node, disturb: impl FnOnce() + Send + 'static) {
+    local(async {
+        let client = node.client().await;
+        let disturbing = std::thread::spawn(disturb);
+        let jobs = (0..1000_u32).map(|number| {
+            let client = client.clone();
+            async move {
+                let payload = number.to_le_bytes().repeat(256);
+                let answer: Answer = client.submit(identity(payload.len()), payload.clone()).await.unwrap();
+                assert!(answer.is_result(), "{:?}", answer.rejection());
+                assert!(answer.payload == payload, "another job's bytes came back");
+            }
+        });
+        let tasks: Vec<_> = jobs.map(tokio::task::spawn_local).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        disturbing.join().unwrap();
+        assert_eq!(client.stray_answers(), 0, "a job was answered twice");
+    });
+}
+
+fn nothing_is_left(node: &Node) {
+    let status = node.wait_until("all memory is back", |status| status["engine"]["slab_bytes_out"] == 0);
+    assert_eq!(status["engine"]["jobs_in_flight"], 0);
+}
+
+#[test]
+fn a_standby_takes_over_from_a_killed_worker_again_and_again() {
+    let node = Node::start(STANDBY);
+    let mut seen = HashSet::new();
+    for kills in 1..=3_u64 {
+        let (serving, waiting) = pair(&node);
+        assert!(seen.insert(serving), "a dead worker serves");
+        thousand_echoes(&node, move || signal_process(serving, "KILL"));
+        let status = node.wait_until("the kill was noticed", |status| status["devices"][0]["restarts"] == kills);
+        let device = &status["devices"][0];
+        assert_eq!(pid(&device["worker_pid"]), waiting, "the one that waited serves: {device}");
+        assert_eq!(device["standby"]["promotions"], kills);
+        let exit = device["last_exit"].as_str().unwrap();
+        assert!(exit.contains("signal: 9"), "{exit}");
+    }
+    pair(&node);
+    nothing_is_left(&node);
+}
+
+#[test]
+fn a_standby_that_dies_is_replaced_and_the_serving_worker_never_notices() {
+    let node = Node::start(STANDBY);
+    let (serving, waiting) = pair(&node);
+    thousand_echoes(&node, move || signal_process(waiting, "KILL"));
+    let status = node.wait_until("another standby", |status| {
+        let standby = &status["devices"][0]["standby"];
+        standby["state"] == "ready" && standby["pid"] != waiting
+    });
+    let device = &status["devices"][0];
+    assert_eq!((pid(&device["worker_pid"]), &device["restarts"]), (serving, &Value::from(0)));
+    assert_eq!((&device["standby"]["promotions"], &device["standby"]["restarts"]), (&0.into(), &1.into()));
+    nothing_is_left(&node);
+}
+
+#[test]
+fn both_workers_killed_at_once_lose_no_job() {
+    let node = Node::start(STANDBY);
+    let (serving, waiting) = pair(&node);
+    thousand_echoes(&node, move || {
+        signal_process(waiting, "KILL");
+        signal_process(serving, "KILL");
+    });
+    let (now_serving, now_waiting) = pair(&node);
+    for dead in [serving, waiting] {
+        assert!(now_serving != dead && now_waiting != dead);
+    }
+    nothing_is_left(&node);
+}
+
+#[test]
+fn a_standby_takes_over_from_a_worker_that_hangs() {
+    // A copy of the model that is taken for hung after 300 ms.
+    let models = tempfile::tempdir().unwrap();
+    let folder = models.path().join("identity");
+    std::fs::create_dir(&folder).unwrap();
+    let manifest = std::fs::read_to_string("cluster/models/identity/model.toml").unwrap();
+    let line = manifest.lines().find(|line| line.starts_with("run_ms_max")).expect("the manifest sets run_ms_max");
+    std::fs::write(folder.join("model.toml"), manifest.replace(line, "run_ms_max = 300")).unwrap();
+    let node = Node::start(&format!("models = [{:?}]\nstandby_workers = \"all\"\n", models.path()));
+    let (serving, waiting) = pair(&node);
+    thousand_echoes(&node, move || signal_process(serving, "STOP"));
+    let status = node.wait_until("replaced", |status| status["devices"][0]["restarts"] == 1);
+    let device = &status["devices"][0];
+    assert_eq!(pid(&device["worker_pid"]), waiting);
+    let exit = device["last_exit"].as_str().unwrap();
+    assert!(exit.contains("300 ms"), "{exit}");
+    nothing_is_left(&node);
+}
+
+#[test]
+fn a_job_that_kills_workers_kills_standbys_too_and_is_given_up() {
+    let node = Node::start(&format!("{STANDBY}[inject]\nexit_on_prefix = \"poison\"\n"));
+    pair(&node);
+    local(async {
+        let client = node.client().await;
+        let poison = client.submit(identity(6), &b"poison"[..]);
+        let innocent: Vec<_> = (0..50).map(|_| client.submit(identity(5), &b"water"[..])).collect();
+        let (poison, innocent) = futures_util::join!(poison, futures_util::future::join_all(innocent));
+        let poison = poison.unwrap();
+        assert_eq!((poison.header.outcome, poison.header.reason), (Outcome::Failed, Reason::Poisoned));
+        for answer in innocent {
+            assert!(answer.unwrap().is_result());
+        }
+    });
+    pair(&node);
+    nothing_is_left(&node);
+}
+
+#[test]
+fn a_device_that_is_lost_has_neither_worker_until_it_is_back() {
+    let inject = "[inject]\nlose_device_after_ms = 6000\nlose_device_for_ms = 2000\n";
+    let node = Node::start(&format!("{STANDBY}{inject}"));
+    let (serving, waiting) = pair(&node);
+    node.wait_until("a device out of service", |status| {
+        let device = &status["devices"][0];
+        device["state"] == "quarantined" && device["worker_pid"].is_null() && device["standby"]["state"] == "none"
+    });
+    for worker in [serving, waiting] {
+        assert!(!std::path::Path::new(&format!("/proc/{worker}")).exists(), "worker {worker} lives on");
+    }
+    // A job that comes now waits for the device.
+    let answer = local(async {
+        let client = node.client().await;
+        client.submit(identity(8), b"patience".to_vec()).await.unwrap()
+    });
+    assert!(answer.is_result(), "{:?}", answer.rejection());
+    let (serving_now, waiting_now) = pair(&node);
+    assert!(![serving, waiting].contains(&serving_now) && ![serving, waiting].contains(&waiting_now));
+    assert_eq!(node.status().unwrap()["devices"][0]["standby"]["promotions"], 0, "a killed standby was promoted");
+}
+
+#[test]
+fn models_are_told_with_their_operators_and_standbys_only_where_wanted() {
+    let node = Node::start("load = [\"fusion\", \"identity\"]\n");
+    let status = node.status().unwrap();
+    assert!(status["devices"][0]["standby"].is_null());
+    let lanes = status["engine"]["lanes"].as_array().unwrap();
+    let models = lanes.iter().flat_map(|lane| lane["models"].as_array().unwrap());
+    let placement = |name: &str| &models.clone().find(|model| model["name"] == name).unwrap()["placement"];
+    let fusion = placement("fusion");
+    assert_eq!(fusion["compute"], "gpu", "what its manifest promises of a GPU: {fusion}");
+    let count = fusion["operators"]["CPUExecutionProvider"].as_u64().unwrap();
+    let kinds: u64 = fusion["off_gpu"].as_array().unwrap().iter().map(|kind| kind[1].as_u64().unwrap()).sum();
+    assert!(count > 0 && kinds == count, "{fusion}");
+    assert_eq!(placement("identity")["operators"], serde_json::json!({}), "it has no network");
+    let output = node.run(&["status"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&format!("operators: {count} on CPU")) && !text.contains("standby"), "{text}");
+}
