@@ -135,6 +135,39 @@ fn a_group_of_workers_survives_one_that_dies_and_one_that_hangs() {
 }
 
 #[test]
+fn checks_of_a_node_that_is_disturbed_pass_on_the_processor() {
+    let out = tempfile::tempdir().unwrap();
+    // Small models: what is tested here is the checks, and each start measures all models.
+    let models = out.path().join("models");
+    for name in ["identity", "yamnet", "fusion", "nanodet"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/models").join(name);
+        fs::create_dir_all(models.join(name)).unwrap();
+        for file in fs::read_dir(from).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), models.join(name).join(file.file_name())).unwrap();
+        }
+    }
+    let only = ["--device", "cpu", "--only", "killed,illegal,standby,shares", "--models", models.to_str().unwrap()];
+    let output = gpu_check(out.path(), &only);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}");
+    let report = report(out.path());
+    for name in ["killed", "illegal", "shares"] {
+        let values = &row(&report, name)["values"];
+        assert!(values["result"].as_u64() > Some(0) && values["result"] == values["jobs"], "{name}: {values}");
+    }
+    let killed = &row(&report, "killed")["values"];
+    assert_eq!((&killed["beside_pairs"], &killed["beside_p99_ratio_median"]), (&1.into(), &Value::Null), "{killed}");
+    assert!(row(&report, "illegal")["values"]["workers_replaced"].as_u64() >= Some(2));
+    let standby = &row(&report, "standby")["values"];
+    for key in ["without_first_answer_ms_median", "with_first_answer_ms_median"] {
+        assert!(standby[key].as_f64() > Some(0.0), "{standby}");
+    }
+    let shares = &row(&report, "shares")["values"];
+    assert!(shares["orders"] == 8 && shares["batches_under_an_old_plan"] == 0, "{shares}");
+}
+
+#[test]
 fn a_check_that_fails_does_not_keep_the_others_from_running() {
     let out = tempfile::tempdir().unwrap();
     let models = out.path().join("models");

@@ -5,11 +5,13 @@
 mod support;
 
 use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use sensorium_client::{Answer, Job};
 use sensorium_wire::{Dtype, Outcome, Reason};
 use serde_json::Value;
-use support::{Node, block_on, signal_process};
+use support::{Node, PATIENCE, block_on, complaint, signal_process};
 
 const STANDBY: &str = "load = [\"identity\"]\nstandby_workers = \"all\"\n";
 
@@ -60,7 +62,25 @@ fn thousand_echoes(node: &Node, disturb: impl FnOnce() + Send + 'static) {
 
 fn nothing_is_left(node: &Node) {
     let status = node.wait_until("all memory is back", |status| status["engine"]["slab_bytes_out"] == 0);
-    assert_eq!(status["engine"]["jobs_in_flight"], 0);
+    let engine = &status["engine"];
+    assert_eq!(engine["jobs_in_flight"], 0);
+    let count = |key: &str| engine[key].as_u64().unwrap();
+    let ended = count("results") + count("expired") + count("failed") + count("cancelled");
+    assert_eq!(count("accepted"), ended, "an accepted job has one outcome: {engine}");
+}
+
+/// Whether a process has ended, reaped or not.
+fn is_gone(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+fn wait_until_gone(pids: [u32; 2]) {
+    let began = Instant::now();
+    while !pids.into_iter().all(is_gone) {
+        assert!(began.elapsed() < PATIENCE, "of {pids:?} one lives on");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]
@@ -71,7 +91,9 @@ fn a_standby_takes_over_from_a_killed_worker_again_and_again() {
         let (serving, waiting) = pair(&node);
         assert!(seen.insert(serving), "a dead worker serves");
         thousand_echoes(&node, move || signal_process(serving, "KILL"));
-        let status = node.wait_until("the kill was noticed", |status| status["devices"][0]["restarts"] == kills);
+        let status = node.wait_until("another worker serves", |status| {
+            status["devices"][0]["restarts"] == kills && status["devices"][0]["state"] == "ready"
+        });
         let device = &status["devices"][0];
         assert_eq!(pid(&device["worker_pid"]), waiting, "the one that waited serves: {device}");
         assert_eq!(device["standby"]["promotions"], kills);
@@ -95,6 +117,52 @@ fn a_standby_that_dies_is_replaced_and_the_serving_worker_never_notices() {
     assert_eq!((pid(&device["worker_pid"]), &device["restarts"]), (serving, &Value::from(0)));
     assert_eq!((&device["standby"]["promotions"], &device["standby"]["restarts"]), (&0.into(), &1.into()));
     nothing_is_left(&node);
+}
+
+#[test]
+fn a_mixed_load_is_accounted_for_to_the_last_job_while_workers_are_killed() {
+    let node = Node::start("load = [\"identity\", \"fusion\", \"silero-vad\"]\nstandby_workers = \"all\"\n");
+    let mix = "identity:1k=6,identity:200k=1,fusion=2,silero-vad=1";
+    let arguments = ["load", "--json", "--seconds", "6", "--rate", "150", "--deadline", "60s", "--mix", mix];
+    let output = std::thread::scope(|scope| {
+        let load = scope.spawn(|| node.run(&arguments));
+        let mut kills = 0_u64;
+        while !load.is_finished() && kills < 4 {
+            let (serving, waiting) = pair(&node);
+            // In turn the one that serves, the one that waits, and both.
+            match kills % 3 {
+                0 => signal_process(serving, "KILL"),
+                1 => signal_process(waiting, "KILL"),
+                _ => [waiting, serving].into_iter().for_each(|worker| signal_process(worker, "KILL")),
+            }
+            kills += 1;
+            let killed = if kills % 3 == 2 { waiting } else { serving };
+            node.wait_until("the kill was noticed", |status| {
+                let device = &status["devices"][0];
+                device["worker_pid"] != killed && device["standby"]["pid"] != killed
+            });
+        }
+        assert!(kills > 0, "the load was over before the first kill");
+        load.join().unwrap()
+    });
+    assert!(output.status.success(), "{}", complaint(&output));
+    let tally: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(tally["jobs"], tally["result"], "{tally}");
+    assert_eq!((&tally["lost"], &tally["twice"]), (&0.into(), &0.into()), "{tally}");
+    nothing_is_left(&node);
+}
+
+#[test]
+fn both_workers_end_with_their_node_whether_it_stops_or_is_killed() {
+    for signal in ["TERM", "KILL"] {
+        let mut node = Node::start(STANDBY);
+        let (serving, waiting) = pair(&node);
+        let text = String::from_utf8(node.run(&["status"]).stdout).unwrap();
+        assert!(text.contains(&format!("standby ready: worker {waiting}, took over 0 times")), "{text}");
+        node.signal(signal);
+        assert_eq!(node.wait(), signal == "TERM");
+        wait_until_gone([serving, waiting]);
+    }
 }
 
 #[test]
@@ -124,11 +192,53 @@ fn a_standby_takes_over_from_a_worker_that_hangs() {
     let node = Node::start(&format!("models = [{:?}]\nstandby_workers = \"all\"\n", models.path()));
     let (serving, waiting) = pair(&node);
     thousand_echoes(&node, move || signal_process(serving, "STOP"));
-    let status = node.wait_until("replaced", |status| status["devices"][0]["restarts"] == 1);
+    let status = node.wait_until("replaced", |status| {
+        status["devices"][0]["restarts"] == 1 && status["devices"][0]["state"] == "ready"
+    });
     let device = &status["devices"][0];
     assert_eq!(pid(&device["worker_pid"]), waiting);
     let exit = device["last_exit"].as_str().unwrap();
     assert!(exit.contains("300 ms"), "{exit}");
+    nothing_is_left(&node);
+}
+
+#[test]
+fn a_standby_that_lacks_a_model_of_the_serving_worker_is_refused_until_that_one_is_replaced() {
+    let models = tempfile::tempdir().unwrap();
+    let weights = support::cache().join("models");
+    for (from, name) in
+        [(Path::new("cluster/models"), "identity"), (Path::new("cluster/models"), "fusion"), (&weights, "fusion")]
+    {
+        let folder = models.path().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        for file in std::fs::read_dir(from.join(name)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+        }
+    }
+    let network = models.path().join("fusion/fusion.onnx");
+    let whole = std::fs::read(&network).unwrap();
+    let node = Node::start(&format!("models = [{:?}]\nstandby_workers = \"all\"\n", models.path()));
+    let (serving, waiting) = pair(&node);
+    // From now on the model cannot be loaded any more; the serving worker has it.
+    std::fs::write(&network, b"no network").unwrap();
+    signal_process(waiting, "KILL");
+    let status = node.wait_until("a refused standby", |status| {
+        let standby = &status["devices"][0]["standby"];
+        standby["state"] == "none" && standby["note"].as_str().is_some_and(|note| note.contains("lacks a model"))
+    });
+    let device = &status["devices"][0];
+    let note = device["standby"]["note"].as_str().unwrap();
+    assert!(note.contains("fusion") && !note.contains('\n'), "{note}");
+    assert_eq!((pid(&device["worker_pid"]), &device["state"]), (serving, &Value::from("ready")));
+    assert!(device["broken_models"].as_array().unwrap().is_empty(), "the serving worker has all models: {device}");
+    thousand_echoes(&node, || ());
+    // With the model back, the next worker that serves gets a standby again.
+    std::fs::write(&network, whole).unwrap();
+    thousand_echoes(&node, move || signal_process(serving, "KILL"));
+    let status = node.wait_until("another worker", |status| status["devices"][0]["restarts"] == 1);
+    assert_eq!(status["devices"][0]["standby"]["promotions"], 0);
+    pair(&node);
     nothing_is_left(&node);
 }
 
@@ -161,7 +271,7 @@ fn a_device_that_is_lost_has_neither_worker_until_it_is_back() {
         device["state"] == "quarantined" && device["worker_pid"].is_null() && device["standby"]["state"] == "none"
     });
     for worker in [serving, waiting] {
-        assert!(!std::path::Path::new(&format!("/proc/{worker}")).exists(), "worker {worker} lives on");
+        assert!(!Path::new(&format!("/proc/{worker}")).exists(), "worker {worker} lives on");
     }
     // A job that comes now waits for the device.
     let answer = local(async {

@@ -124,6 +124,20 @@ fn a_worker_that_talks_nonsense_is_replaced() {
 }
 
 #[test]
+fn an_illegal_access_on_purpose_is_for_gpus_and_said_to_do_nothing_elsewhere() {
+    let node = Node::start(&format!(
+        "{IDENTITY}cpu_devices = \"always\"\ngpus = false\n[inject]\nillegal_on_prefix = \"bad\"\n"
+    ));
+    let answer = local(async {
+        let client = node.client().await;
+        client.submit(identity(7), &b"bad job"[..]).await.unwrap()
+    });
+    assert!(answer.is_result() && answer.payload[..] == b"bad job"[..], "{:?}", answer.rejection());
+    assert!(node.log().contains("illegal_on_prefix of [inject] is for GPUs and does nothing here"), "{}", node.log());
+    assert_eq!(node.status().unwrap()["devices"][0]["restarts"], 0);
+}
+
+#[test]
 fn ten_kills_change_nothing_in_the_events_of_a_fast_run() {
     let node = Node::start("");
     let clip = media("demo.mkv");

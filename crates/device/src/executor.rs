@@ -121,6 +121,11 @@ pub trait Executor: Send {
         let _ = (jobs, on_stage);
     }
 
+    /// Whether [`Self::finish`] would not wait.
+    fn is_done(&self) -> bool {
+        true
+    }
+
     /// Waits for the batch that was started first, and sets the outputs at the places of its jobs as [`Self::run`] does.
     /// What was done before `since`, beside the batch before, is in none of the times.
     fn finish(&mut self, outputs: &mut [JobOutput<'_>], since: Instant, on_stage: &dyn Fn(Stage)) {

@@ -2,12 +2,15 @@
 //! process in the tests of the whole.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use sensorium_device::group::host::{HostGroup, mesh};
-use sensorium_device::group::member::exchange;
+use sensorium_device::group::member::{self, exchange};
+use sensorium_device::group::orders::{self, Order, Report};
 use sensorium_device::group::{GATHERED_VALUES_MAX, GroupError, RANKS_MAX, Transport, VALUES_MAX, Wait};
 
 const PATIENCE_MS: u64 = 60_000;
@@ -138,6 +141,108 @@ fn the_node_ends_a_wait() {
         drop(node);
         assert!(matches!(running.join().unwrap(), GroupError::Interrupted { .. }));
     });
+}
+
+/// A transport that spoils one value.
+struct Spoiling(HostGroup, usize);
+
+impl Transport for Spoiling {
+    fn rank(&self) -> u32 {
+        self.0.rank()
+    }
+
+    fn ranks(&self) -> u32 {
+        self.0.ranks()
+    }
+
+    fn broadcast(&mut self, root: u32, values: &mut [f32], wait: &Wait<'_>) -> Result<Duration, GroupError> {
+        self.0.broadcast(root, values, wait)
+    }
+
+    fn all_gather(&mut self, mine: &[f32], all: &mut [f32], wait: &Wait<'_>) -> Result<Duration, GroupError> {
+        let time = self.0.all_gather(mine, all, wait)?;
+        all[self.1] += 1.0;
+        Ok(time)
+    }
+}
+
+#[test]
+fn an_exercise_finds_a_single_wrong_value() {
+    for at in [0, 99, 100, 150, 299] {
+        let errors = each(members(3, 1), |group| exchange(&mut Spoiling(group, at), 1, 2, 100, &wait()).unwrap_err());
+        for error in errors {
+            let GroupError::Wrong { rank, at: place, .. } = error else { panic!("{error}") };
+            assert_eq!((rank, place), (at / 100, at % 100));
+        }
+    }
+    // Values of another generation, round or rank are not taken for these.
+    let errors = each(members(2, 1), |mut group| {
+        let rank = u64::from(group.rank());
+        exchange(&mut group, 1 + rank, 4, 10, &wait()).err()
+    });
+    assert!(errors.iter().flatten().any(|error| matches!(error, GroupError::Wrong { .. })), "{errors:?}");
+}
+
+/// A member on a thread, as a worker has it; gives the node's end of its socket.
+fn member() -> (OwnedFd, thread::JoinHandle<std::io::Result<()>>) {
+    let (node, worker) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).unwrap();
+    (node, thread::spawn(move || member::run(&worker, None)))
+}
+
+fn ask(node: &OwnedFd, order: &Order, sockets: &[OwnedFd]) -> Report {
+    let sockets: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
+    orders::put(node, order, &sockets).unwrap();
+    orders::take::<Report>(node).unwrap().expect("a member that goes on").0
+}
+
+#[test]
+fn a_member_answers_every_order_and_keeps_nothing_of_what_failed() {
+    let (node, running) = member();
+    let failed = |order: &Order, sockets: &[OwnedFd], text: &str| {
+        let Report::Failed { generation, reason } = ask(&node, order, sockets) else { panic!("{order:?}") };
+        assert_eq!(generation, order.generation());
+        assert!(reason.contains(text), "{reason}");
+    };
+    let form = |generation, ranks, id| Order::Form { generation, rank: 0, ranks, wait_ms: 1000, id };
+    let exercise = |generation, values| Order::Exercise { generation, sequence: 3, values, rounds: 2, wait_ms: 1000 };
+    failed(&exercise(1, 5), &[], "of no more use");
+    failed(&form(1, 2, None), &[], "0 sockets for a group of 2");
+    failed(&form(1, 17, None), &[], "a group of 17");
+    failed(&form(1, 0, None), &[], "a group of 0");
+    failed(&form(1, 2, Some(vec![0; 127])), &[], "128 bytes");
+    failed(&form(1, 2, Some(vec![0; 128])), &[], "this device is none");
+    assert!(matches!(ask(&node, &form(2, 1, None), &[]), Report::Formed { generation: 2, .. }));
+    assert!(matches!(ask(&node, &exercise(2, 1001), &[]), Report::Exercised { generation: 2, sequence: 3, .. }));
+    failed(&exercise(1, 5), &[], "of no more use");
+    assert!(matches!(ask(&node, &form(3, 1, None), &[]), Report::Formed { generation: 3, .. }));
+    failed(&exercise(3, 0), &[], "no values");
+    assert!(matches!(ask(&node, &form(4, 1, None), &[]), Report::Formed { generation: 4, .. }));
+    failed(&exercise(4, u32::MAX), &[], "4294967295 values of a member");
+    for generation in [0, 4, u64::MAX] {
+        assert_eq!(ask(&node, &Order::Abort { generation }, &[]), Report::Aborted { generation });
+    }
+    drop(node);
+    running.join().unwrap().unwrap();
+    let (node, running) = member();
+    rustix::net::send(&node, b"{\"Form\":1}", rustix::net::SendFlags::empty()).unwrap();
+    assert_eq!(running.join().unwrap().unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+}
+
+#[test]
+fn an_abort_ends_what_a_member_waits_for() {
+    let (node, _running) = member();
+    let mut sockets = mesh(2).unwrap();
+    // The other member is there, and says nothing.
+    let _other = sockets.pop();
+    let form = Order::Form { generation: 1, rank: 0, ranks: 2, wait_ms: 1000, id: None };
+    assert!(matches!(ask(&node, &form, &sockets.remove(0)), Report::Formed { .. }));
+    let exercise = Order::Exercise { generation: 1, sequence: 1, values: 9, rounds: 1, wait_ms: PATIENCE_MS };
+    orders::put(&node, &exercise, &[]).unwrap();
+    orders::put(&node, &Order::Abort { generation: 1 }, &[]).unwrap();
+    let said = || orders::take::<Report>(&node).unwrap().unwrap().0;
+    let Report::Failed { reason, .. } = said() else { panic!("it did not fail") };
+    assert!(reason.contains("the node says something else"), "{reason}");
+    assert_eq!(said(), Report::Aborted { generation: 1 });
 }
 
 #[test]

@@ -4,9 +4,11 @@
 //! takes nothing from the others. Without a GPU nothing runs and nothing is claimed.
 
 mod answers;
+mod checked;
 mod checks;
 mod group;
 mod half;
+mod illegal;
 mod kernels;
 mod killed;
 mod partition;
@@ -14,6 +16,8 @@ mod path;
 mod rates;
 mod report;
 mod restart;
+mod shares;
+mod standby;
 mod target;
 mod throughput;
 mod torch;

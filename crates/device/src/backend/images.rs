@@ -88,6 +88,11 @@ pub trait ImageNetwork: Send {
     /// are started already; nothing is started then.
     fn start(&mut self, images: &[ImageView<'_>]) -> Result<(), BackendError>;
 
+    /// Whether [`Self::finish`] would not wait.
+    fn is_done(&self) -> bool {
+        true
+    }
+
     /// Waits for the batch that was started first.
     ///
     /// # Errors

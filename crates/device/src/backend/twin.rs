@@ -133,6 +133,10 @@ impl ImageNetwork for TwinImageNetwork {
         self.reference.start(images)
     }
 
+    fn is_done(&self) -> bool {
+        self.subject.is_done()
+    }
+
     fn finish(&mut self) -> Result<ImageAnswer, BackendError> {
         let (found, expected) = (self.subject.finish()?, self.reference.finish()?);
         let mut differences = self.differences.lock();

@@ -31,6 +31,8 @@ const FILL_US: u64 = 100;
 const FILL_ROUNDS: u32 = 4;
 const FILL_THREADS: u32 = 1024;
 const FILL_QUEUE: u32 = 4;
+/// A multiprocessor's clock where the driver does not tell it, in kHz.
+const CLOCK_KHZ: u32 = 1_500_000;
 /// Multiprocessors that the small work is to have for itself.
 const KEPT_PROCESSORS: u32 = 16;
 
@@ -117,10 +119,39 @@ impl Drop for Loaded {
     }
 }
 
+/// Some of a GPU's multiprocessors.
+struct Green(CUgreenCtx);
+
+// SAFETY: a handle of the driver, which may be used from any thread.
+unsafe impl Send for Green {}
+// SAFETY: as above.
+unsafe impl Sync for Green {}
+
+impl Green {
+    fn new(context: &CudaContext, resource: &mut sys::CUdevResource) -> Result<Arc<Self>, DriverError> {
+        let mut description = ptr::null_mut();
+        // SAFETY: one resource, as the driver gave it; the result goes to a local variable.
+        unsafe { sys::cuDevResourceGenerateDesc(&raw mut description, resource, 1) }.result()?;
+        let mut green = ptr::null_mut();
+        let flags = sys::CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM as c_uint;
+        // SAFETY: a description of this device's resources; the result goes to a local variable.
+        unsafe { sys::cuGreenCtxCreate(&raw mut green, description, context.cu_device(), flags) }.result()?;
+        Ok(Arc::new(Self(green)))
+    }
+}
+
+impl Drop for Green {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`; its streams, which hold it, are gone.
+        let _ = unsafe { sys::cuGreenCtxDestroy(self.0) };
+    }
+}
+
 /// A stream, with the green context that it belongs to, if it does.
 struct Stream {
     stream: CUstream,
-    green: Option<CUgreenCtx>,
+    /// Goes after the stream.
+    _green: Option<Arc<Green>>,
 }
 
 // SAFETY: handles of the driver, which may be used from any thread.
@@ -134,23 +165,16 @@ impl Stream {
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as c_uint;
         // SAFETY: a context is current, and the result goes to a local variable.
         unsafe { sys::cuStreamCreateWithPriority(&raw mut stream, flags, priority) }.result()?;
-        Ok(Self { stream, green: None })
+        Ok(Self { stream, _green: None })
     }
 
     /// A stream whose work runs on these multiprocessors and no others.
-    fn green(context: &CudaContext, resource: &mut sys::CUdevResource) -> Result<Self, DriverError> {
-        let mut description = ptr::null_mut();
-        // SAFETY: one resource, as the driver gave it; the result goes to a local variable.
-        unsafe { sys::cuDevResourceGenerateDesc(&raw mut description, resource, 1) }.result()?;
-        let mut green = ptr::null_mut();
-        let flags = sys::CUgreenCtxCreate_flags::CU_GREEN_CTX_DEFAULT_STREAM as c_uint;
-        // SAFETY: a description of this device's resources; the result goes to a local variable.
-        unsafe { sys::cuGreenCtxCreate(&raw mut green, description, context.cu_device(), flags) }.result()?;
-        let mut made = Self { stream: ptr::null_mut(), green: Some(green) };
+    fn green(green: &Arc<Green>) -> Result<Self, DriverError> {
+        let mut stream = ptr::null_mut();
         let flags = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as c_uint;
-        // SAFETY: the green context is alive, and goes after the stream.
-        unsafe { sys::cuGreenCtxStreamCreate(&raw mut made.stream, green, flags, 0) }.result()?;
-        Ok(made)
+        // SAFETY: the green context is alive, and goes after the stream; the result goes to a local variable.
+        unsafe { sys::cuGreenCtxStreamCreate(&raw mut stream, green.0, flags, 0) }.result()?;
+        Ok(Self { stream, _green: Some(Arc::clone(green)) })
     }
 
     fn is_done(&self) -> Result<bool, DriverError> {
@@ -170,15 +194,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.stream.is_null() {
-            let _ = self.wait();
-            // SAFETY: made by this type, and done.
-            let _ = unsafe { sys::cuStreamDestroy_v2(self.stream) };
-        }
-        if let Some(green) = self.green {
-            // SAFETY: made by this type; its stream is gone.
-            let _ = unsafe { sys::cuGreenCtxDestroy(green) };
-        }
+        let _ = self.wait();
+        // SAFETY: made by this type, and done.
+        let _ = unsafe { sys::cuStreamDestroy_v2(self.stream) };
     }
 }
 
@@ -227,7 +245,8 @@ pub fn measure(context: &Arc<CudaContext>, nvrtc: &Nvrtc, cache: &CubinCache) ->
     };
     let processors = number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let threads = number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?;
-    let khz = number(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+    // Where it is not told, times are not exact, and the same for all ways.
+    let khz = number(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE).unwrap_or(CLOCK_KHZ);
     let loaded = Loaded::new(&cache.cubin(nvrtc, &PARTITION, arch)?.bytes).map_err(failed("loading a kernel"))?;
     let work = Work {
         context,
@@ -249,8 +268,8 @@ pub fn measure(context: &Arc<CudaContext>, nvrtc: &Nvrtc, cache: &CubinCache) ->
     found.push(
         match split(context).and_then(|(mut kept, mut others)| {
             let counts = (processors_of(&kept), processors_of(&others));
-            let small = Stream::green(context, &mut kept)?;
-            Ok((small, [Stream::green(context, &mut others)?, Stream::green(context, &mut others)?], counts))
+            let (kept, others) = (Green::new(context, &mut kept)?, Green::new(context, &mut others)?);
+            Ok((Stream::green(&kept)?, [Stream::green(&others)?, Stream::green(&others)?], counts))
         }) {
             Ok((small, fill, counts)) => work.run("green_contexts", &small, Some(&fill), counts)?,
             Err(error) => Apart {
@@ -282,6 +301,12 @@ impl Work<'_> {
         fill: Option<&[Stream; 2]>,
         processors: (u32, u32),
     ) -> Result<Apart, LaunchError> {
+        // The driver loads a kernel into a context at its first launch there, which must not wait for a GPU that is full.
+        let warm_up = |stream: &Stream| self.loaded.launch(stream, 1, 1, 1).and_then(|()| stream.wait());
+        std::iter::once(small)
+            .chain(fill.into_iter().flatten())
+            .try_for_each(warm_up)
+            .map_err(failed("a first launch"))?;
         let (stop, launches) = (AtomicBool::new(false), AtomicU64::new(0));
         let began = Instant::now();
         let (pieces, filled) = thread::scope(|scope| {

@@ -124,6 +124,11 @@ impl Executor for ImagesExecutor {
         });
     }
 
+    fn is_done(&self) -> bool {
+        // What the device never had is not waited for.
+        self.started.front().is_none_or(|batch| batch.images == 0) || self.network.is_done()
+    }
+
     fn finish(&mut self, outputs: &mut [JobOutput<'_>], since: Instant, on_stage: &dyn Fn(Stage)) {
         let Some(Started { jobs, failure, images, handed_over }) = self.started.pop_front() else { return };
         on_stage(Stage::Infer);

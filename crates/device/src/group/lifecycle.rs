@@ -184,12 +184,6 @@ impl Lifecycle {
         (of(|seat| seat.seat.is_none()), of(|seat| seat.seat.is_some() && seat.owes.is_some()))
     }
 
-    /// When [`Event::Tick`] does something next, if nothing else happens; `None` = never.
-    #[must_use]
-    pub fn next_ms(&self) -> Option<u64> {
-        (self.phase != Phase::Gathering).then_some(self.until_ms)
-    }
-
     /// Takes an event at `now_ms` of any monotonic clock.
     pub fn handle(&mut self, now_ms: u64, event: Event) -> Vec<Command> {
         let mut commands = Vec::new();

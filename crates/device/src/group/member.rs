@@ -19,6 +19,11 @@ pub fn run(socket: &OwnedFd, gpu: Option<&Arc<CudaDevice>>) -> std::io::Result<(
     while let Some((order, sockets)) = orders::take::<Order>(socket)? {
         let report = member.obey(order, sockets);
         orders::put(socket, &report, &[])?;
+        if matches!(report, Report::Failed { .. }) {
+            // At once, so that the others do not wait for this member; and told first, so that the node hears why this one
+            // let go before it hears from others that it did.
+            member.group = None;
+        }
     }
     Ok(())
 }
@@ -53,11 +58,7 @@ impl Member<'_> {
                 Ok(Report::Aborted { generation })
             }
         };
-        outcome.unwrap_or_else(|error| {
-            // At once, so that the others do not wait for this member.
-            self.group = None;
-            Report::failed(generation, &error.to_string())
-        })
+        outcome.unwrap_or_else(|error| Report::failed(generation, &error.to_string()))
     }
 
     fn form(

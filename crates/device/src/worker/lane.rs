@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustix::net::RecvFlags;
 use sensorium_models::repository::Repository;
 
-use self::batch::{Answers, Batch, Received, receive};
+use self::batch::{Answers, Batch, Received, receive, receive_until};
 use super::noting::Noting;
 use crate::backend::Backend;
 use crate::executor::{self, Executor, STARTED_BATCHES_MAX};
@@ -80,11 +80,14 @@ impl Lane {
         let mut started: VecDeque<Batch> = VecDeque::with_capacity(STARTED_BATCHES_MAX);
         let mut answers = Answers::new(socket, memory, injection);
         loop {
-            // The lane waits only when it has nothing to do; else it looks whether it can start one more.
-            let next = match started.len() {
-                0 => receive(socket, &mut packet, RecvFlags::empty())?,
-                STARTED_BATCHES_MAX.. => Received::Nothing,
-                _ => receive(socket, &mut packet, RecvFlags::DONTWAIT)?,
+            // Until the batch that was started first is done, one more may come and be started beside it.
+            let next = match started.front() {
+                None => receive(socket, &mut packet, RecvFlags::empty())?,
+                Some(_) if started.len() == STARTED_BATCHES_MAX => Received::Nothing,
+                Some(first) => {
+                    let executor = self.executor(first)?;
+                    receive_until(socket, &mut packet, || executor.is_done())?
+                }
             };
             let batch = match next {
                 Received::Batch(bytes) => Batch::read(&packet[..bytes], injection)?,
@@ -97,8 +100,10 @@ impl Lane {
                 Received::End => return Ok(()),
             };
             if batch.has(memory, injection.illegal_on_prefix.as_deref()) {
-                // What it does to the GPU shows at the batch's answer; on a processor it does nothing.
-                let _ = backend.access_illegally();
+                // What it does to the GPU shows at the batch's answer.
+                if let Err(reason) = backend.access_illegally() {
+                    tracing::warn!(reason, "illegal_on_prefix of [inject] did nothing");
+                }
             }
             let executor = self.executor(&batch)?;
             if batch.jobs.len() <= executor.started_jobs_max() {
@@ -150,5 +155,3 @@ fn load_model(
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod variants;

@@ -39,6 +39,8 @@ use crate::restart::{History, Part, Verdict};
 const DRAIN_MS_MAX: u64 = 200;
 /// How long a worker may take to load its models, in milliseconds.
 const READY_MS_MAX: u64 = 120_000;
+/// The same beside another worker, at the least priority.
+const STANDBY_READY_MS_MAX: u64 = 600_000;
 /// The same where TensorRT may have to compile them first, which takes minutes.
 const COMPILED_MS_MAX: u64 = 1_200_000;
 /// The place whose worker is started first.
@@ -111,6 +113,7 @@ impl DeviceRun {
             slab: Arc::clone(&self.args.engine.slab),
             ready_ms_max: match &self.args.setup.gpu {
                 Some(gpu) if gpu.provider == GpuProvider::Tensorrt => COMPILED_MS_MAX,
+                _ if standby => STANDBY_READY_MS_MAX,
                 _ => READY_MS_MAX,
             },
         };
@@ -289,6 +292,8 @@ impl DeviceRun {
         let waiting = self.places.iter_mut().enumerate().find_map(|(at, place)| Some((at, place.take_waiting()?)));
         let Some((at, worker)) = waiting else { return Ok(()) };
         self.standby.promotions += 1;
+        // Whoever has an answer of the new one can also see that it took over.
+        self.show_standby();
         tracing::info!(device = self.args.setup.device, "the standby worker takes over");
         self.serve(me, at, worker)
     }

@@ -4,7 +4,10 @@ use std::path::Path;
 
 use super::report::Finding;
 use super::target::Target;
-use super::{answers, group, kernels, killed, partition, path, rates, restart, throughput, torch, upload};
+use super::{
+    answers, group, illegal, kernels, killed, partition, path, rates, restart, shares, standby, throughput, torch,
+    upload,
+};
 use crate::paths::Paths;
 
 /// One check.
@@ -29,7 +32,7 @@ const fn row(
     Check { name, what, needs_gpu, seconds_max, run }
 }
 
-pub(crate) const CHECKS: [Check; 15] = [
+pub(crate) const CHECKS: &[Check] = &[
     row("upload", true, 60, upload::run, "payload memory is pinned, and goes to the GPU at the speed of its link"),
     row("contract", false, 60, answers::contract, "wrong inputs are errors, and the network stays usable"),
     row("answers", false, 120, answers::run, "every model answers as on the processor, and in fp16 says the same"),
@@ -60,7 +63,16 @@ pub(crate) const CHECKS: [Check; 15] = [
     ),
     row("partition", true, 60, partition::run, "small work beside a full GPU, by ways of keeping them apart"),
     row("group", false, 120, group::run, "all GPUs exchange values, without one that dies or hangs, and with it again"),
-    row("killed", false, 120, killed::run, "a node whose worker is killed under load loses no job"),
+    row(
+        "killed",
+        false,
+        150,
+        killed::run,
+        "a node whose worker is killed under load loses no job, and its processor does not notice",
+    ),
+    row("illegal", false, 90, illegal::run, "a worker that breaks its GPU under load is replaced, and no job is lost"),
+    row("standby", false, 150, standby::run, "how soon a killed worker's device answers, without and with a standby"),
+    row("shares", false, 60, shares::run, "how soon the dispatcher follows new shares"),
     row(
         "tensorrt",
         true,
@@ -83,7 +95,7 @@ mod tests {
 
     #[test]
     fn every_check_has_a_name_of_its_own_that_a_file_can_have() {
-        for check in &CHECKS {
+        for check in CHECKS {
             assert_eq!(CHECKS.iter().filter(|other| other.name == check.name).count(), 1);
             assert!(check.name.bytes().all(|byte| byte.is_ascii_lowercase()) && check.seconds_max > 0);
         }

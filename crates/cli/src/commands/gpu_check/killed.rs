@@ -1,103 +1,139 @@
-//! A node whose worker is killed while jobs run: each job must have one outcome, and the worker must come back.
+//! A node whose worker is killed while jobs run: each job must have one outcome, the worker must come back, and a device of
+//! another kind in the same node must not notice.
 
-use std::fs::{self, File};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use anyhow::Context;
+use sensorium_client::Client;
+use sensorium_models::ModelPackage;
+use tokio::task::JoinSet;
 
+use super::checked::{CheckedNode, kill_worker, median, milliseconds, until};
 use super::report::Finding;
 use super::target::Target;
+use crate::commands::sample::Sample;
 use crate::paths::Paths;
 
-const READY: Duration = Duration::from_secs(60);
 const LOAD_SECONDS: u32 = 8;
 const JOBS_PER_SECOND: u32 = 40;
 /// When the worker is killed, from the first job.
 const KILLED_AFTER: Duration = Duration::from_secs(2);
-const POLL: Duration = Duration::from_millis(20);
+/// The model that the processor runs beside a GPU whose worker is killed.
+const BESIDE: &str = "yamnet";
+/// Rounds of two halves, a calm one and one with a kill; fewer where only the check itself is tried out.
+const PAIRS: usize = 8;
+const PAIRS_TRIED: usize = 1;
+const HALF: Duration = Duration::from_secs(3);
+/// Between two jobs for the device beside.
+const EVERY: Duration = Duration::from_millis(20);
+/// What is aimed at: the slowest hundredth beside a kill is at most this much longer, at the median of the pairs.
+const RATIO_MAX: f64 = 1.05;
 
 pub(crate) fn run(paths: &Paths, target: &Target, out: &Path) -> anyhow::Result<Finding> {
-    let folder = out.join("killed");
-    fs::create_dir_all(&folder)?;
-    let config = folder.join("node.toml");
-    let gpus = target.gpu.is_some();
-    fs::write(
-        &config,
-        format!(
-            "listen = \"127.0.0.1:0\"\nlisten_cluster = \"127.0.0.1:0\"\ngpus = {gpus}\nload = [\"identity\", \"yamnet\"]\n"
-        ),
-    )?;
-    let node = Ended(sensorium(paths, target, &folder, "node")?.arg("node").arg("--config").arg(&config).spawn()?);
-    let worker = ready(paths, target, &folder, 0).context("the node's log is in killed/node.log")?;
-    let mut load = sensorium(paths, target, &folder, "load")?;
-    let load_output = folder.join("load.json");
-    load.args(["load", "--json", "--mix", "identity:1k=3,identity:200k=1,yamnet=2", "--deadline", "20s"]);
-    load.args(["--seconds", &LOAD_SECONDS.to_string(), "--rate", &JOBS_PER_SECOND.to_string()]);
-    let mut load = Ended(load.stdout(File::create(&load_output)?).spawn()?);
-    std::thread::sleep(KILLED_AFTER);
-    let killed = Instant::now();
-    let pid = Pid::from_raw(i32::try_from(worker)?).context("a worker has a process")?;
-    kill_process(pid, Signal::KILL)?;
-    let again = ready(paths, target, &folder, 1)?;
-    let back_ms = killed.elapsed().as_secs_f64() * 1e3;
-    let status = load.0.wait()?;
-    let tally: Value = serde_json::from_slice(&fs::read(&load_output)?).context("what sensorium load says")?;
     let mut finding = Finding::default();
-    finding.note("back_ms", back_ms);
-    for key in ["jobs", "result", "refused", "expired", "failed", "lost", "twice"] {
-        if !tally[key].is_null() {
-            finding.note(key, tally[key].clone());
-        }
-    }
-    finding.expect(again != worker, || "the same worker".to_owned());
-    finding.expect(status.success(), || "a job was lost or answered twice; see killed/load.json".to_owned());
-    finding.expect(tally["failed"].as_u64() == Some(0), || "jobs failed; see killed/load.json".to_owned());
-    drop(node);
+    crate::commands::block_on(async {
+        under_load(paths, target, out, &mut finding).await?;
+        beside(paths, target, out, &mut finding).await
+    })??;
     Ok(finding)
 }
 
-/// A process that is ended when its owner goes.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+async fn under_load(paths: &Paths, target: &Target, out: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+    let node = CheckedNode::start(paths, target, out, "killed", "load = [\"identity\", \"yamnet\"]\n")?;
+    let client = node.client().await?;
+    let load = node.load("identity:1k=3,identity:200k=1,yamnet=2", JOBS_PER_SECOND, LOAD_SECONDS)?;
+    tokio::time::sleep(KILLED_AFTER).await;
+    let before = until(&client, "a worker serves", |device| device["state"] == "ready").await?;
+    let killed = Instant::now();
+    kill_worker(&before)?;
+    let after = until(&client, "another worker serves", |device| {
+        device["state"] == "ready" && device["restarts"] == 1 && device["worker_pid"].is_u64()
+    });
+    let after = after.await?;
+    finding.note("back_ms", milliseconds(killed));
+    finding.expect(after["worker_pid"] != before["worker_pid"], || "the same worker".to_owned());
+    load.account(finding)
 }
 
-/// This program, on a data directory of its own.
-fn sensorium(paths: &Paths, target: &Target, folder: &Path, log: &str) -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe()?);
-    command.arg("--data").arg(folder.join("data")).arg("--cache").arg(&paths.cache);
-    // One library for whatever the node runs on: a packed folder has no other.
-    command.arg("--onnxruntime").arg(&target.library).arg("--onnxruntime-gpu").arg(&target.library);
-    for repository in &paths.repositories {
-        command.arg("--models").arg(repository);
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(folder.join(format!("{log}.log")))?);
-    Ok(command)
-}
-
-/// Waits until the node's device is ready after so many replacements; gives the worker's process id.
-fn ready(paths: &Paths, target: &Target, folder: &Path, restarts: u64) -> anyhow::Result<u64> {
-    let began = Instant::now();
-    while began.elapsed() < READY {
-        let output =
-            sensorium(paths, target, folder, "status")?.args(["status", "--json"]).stdout(Stdio::piped()).output()?;
-        let status: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        let device = &status["devices"][0];
-        if device["state"] == "ready"
-            && device["restarts"].as_u64() >= Some(restarts)
-            && let Some(pid) = device["worker_pid"].as_u64()
-        {
-            return Ok(pid);
+/// How long jobs of the processor take while the worker of the GPU beside it is killed, against calm times.
+async fn beside(paths: &Paths, target: &Target, out: &Path, finding: &mut Finding) -> anyhow::Result<()> {
+    let package = target.package(paths, BESIDE)?;
+    let sample = Sample::new(&package.manifest, 0)?;
+    let models = only_for_the_processor(&package, &out.join("killed-beside/models"))?;
+    let repositories = [models].into_iter().chain(paths.repositories.iter().cloned()).collect();
+    let paths = Paths { repositories, ..paths.clone() };
+    let config = format!("cpu_devices = \"always\"\nload = [\"identity\", \"nanodet\", \"{BESIDE}\"]\n");
+    let node = CheckedNode::start(&paths, target, out, "killed-beside", &config)?;
+    let client = node.client().await?;
+    let pairs = if target.gpu.is_some() { PAIRS } else { PAIRS_TRIED };
+    let (mut ratios, mut devices) = (Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        // Which half comes first alternates: what drifts meanwhile falls on both.
+        let mut p99 = [0.0, 0.0];
+        for half in if pair % 2 == 0 { [0, 1] } else { [1, 0] } {
+            let device = until(&client, "a worker serves", |device| device["state"] == "ready").await?;
+            if half == 1 {
+                kill_worker(&device)?;
+            }
+            p99[half] = steady(&client, &sample, &mut devices).await?;
         }
-        std::thread::sleep(POLL);
+        ratios.push(p99[1] / p99[0]);
     }
-    bail!("no device was ready after {} s", READY.as_secs())
+    let own = until(&client, "a worker serves", |device| device["state"] == "ready").await?;
+    finding.note("beside_pairs", pairs);
+    // Without a GPU there is one device, which is killed itself: the ratio would say nothing.
+    if target.gpu.is_some() {
+        finding.expect(devices.iter().all(|device| own["name"] != device.as_str()), || {
+            format!("jobs of the processor ran on {}", own["name"])
+        });
+        let ratio = median(&mut ratios);
+        finding.note("beside_p99_ratio_median", ratio);
+        finding.note("beside_p99_ratio_least", ratios.first().copied().unwrap_or(0.0));
+        finding.note("beside_p99_ratio_greatest", ratios.last().copied().unwrap_or(0.0));
+        finding.expect(ratio <= RATIO_MAX, || {
+            format!("beside a kill the slowest hundredth takes {ratio:.3} times as long; {RATIO_MAX} is aimed at")
+        });
+    }
+    Ok(())
+}
+
+/// Jobs at a steady rate; gives the 99th percentile of their times in milliseconds, and adds the devices that ran them.
+async fn steady(client: &Client, sample: &Sample, devices: &mut Vec<String>) -> anyhow::Result<f64> {
+    let mut answers = JoinSet::new();
+    let began = Instant::now();
+    let mut ticks = tokio::time::interval(EVERY);
+    while began.elapsed() < HALF {
+        ticks.tick().await;
+        let (client, job, bytes) = (client.clone(), sample.job(BESIDE).deadline_ms(20_000), sample.bytes.clone());
+        answers.spawn(async move { client.submit(job, bytes).await });
+    }
+    let mut times = Vec::new();
+    while let Some(answer) = answers.join_next().await {
+        let answer = answer??;
+        anyhow::ensure!(answer.is_result(), "a job of the processor ended: {:?}", answer.rejection());
+        let device = answer.header.receipt.device.to_string();
+        if !devices.contains(&device) {
+            devices.push(device);
+        }
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds for display")]
+        times.push(answer.total_ns as f64 / 1e6);
+    }
+    times.sort_by(f64::total_cmp);
+    let at = (times.len().saturating_sub(1)) * 99 / 100;
+    times.get(at).copied().context("no job was answered")
+}
+
+/// A repository with a copy of a model's manifest that keeps it off GPUs; its files are found by its name.
+fn only_for_the_processor(package: &ModelPackage, repository: &Path) -> anyhow::Result<PathBuf> {
+    let folder = repository.join(&package.manifest.name);
+    fs::create_dir_all(&folder)?;
+    let text = fs::read_to_string(package.manifest_file())?;
+    let devices = text.lines().find(|line| line.starts_with("devices")).context("a manifest names its devices")?;
+    fs::write(folder.join("model.toml"), text.replace(devices, "devices = [\"cpu\"]"))?;
+    for file in package.files.values().filter(|file| file.parent() == Some(&package.folder)) {
+        fs::copy(file, folder.join(file.file_name().unwrap_or_default()))?;
+    }
+    Ok(repository.to_owned())
 }

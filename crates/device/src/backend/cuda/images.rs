@@ -181,6 +181,11 @@ impl ImageNetwork for CudaImages {
         })
     }
 
+    fn is_done(&self) -> bool {
+        let slot = &self.slots[self.first % STARTED_BATCHES_MAX];
+        slot.pending.is_none() || slot.down.is_done()
+    }
+
     fn finish(&mut self) -> Result<ImageAnswer, BackendError> {
         self.collect().map_err(|failure| self.network.failed(failure))
     }

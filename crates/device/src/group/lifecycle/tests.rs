@@ -93,7 +93,8 @@ impl World {
 
     fn settle(&mut self) {
         for _ in 0..200 {
-            if (0..self.seats.len()).filter(|rank| self.answer(*rank)).count() == 0 {
+            let answered = (0..self.seats.len()).filter(|rank| self.answer(*rank)).count();
+            if answered == 0 {
                 return;
             }
         }

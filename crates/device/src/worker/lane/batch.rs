@@ -4,6 +4,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use sensorium_wire::receipt::Stage;
@@ -16,6 +17,8 @@ use crate::executor::{Executor, JobInput, JobOutput, Slice};
 use crate::protocol::{AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, put_packet, read_packet};
 use crate::slab::SharedMemory;
 
+/// Between two looks at a device while a packet may come, in nanoseconds: an answer waits for at most so long.
+const LOOK_NS: i64 = 50_000;
 const NANOSECONDS_PER_MICROSECOND: u64 = 1000;
 
 /// What came of looking for a packet.
@@ -35,6 +38,26 @@ pub(super) fn receive(socket: &OwnedFd, packet: &mut [u8], flags: RecvFlags) -> 
             Err(Errno::AGAIN) => Ok(Received::Nothing),
             Err(error) => Err(format!("socket: {error}")),
         };
+    }
+}
+
+/// A packet that is there or comes before `is_done`. A device tells in no way that can be waited for together with a socket, so
+/// both are looked at in turn.
+pub(super) fn receive_until(
+    socket: &OwnedFd,
+    packet: &mut [u8],
+    is_done: impl Fn() -> bool,
+) -> Result<Received, String> {
+    loop {
+        match receive(socket, packet, RecvFlags::DONTWAIT)? {
+            Received::Nothing if !is_done() => {}
+            received => return Ok(received),
+        }
+        let wait = Timespec { tv_sec: 0, tv_nsec: LOOK_NS };
+        match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&wait)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(format!("socket: {error}")),
+        }
     }
 }
 

@@ -1,3 +1,5 @@
+mod variants;
+
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::mpsc;
@@ -102,6 +104,15 @@ fn answer(node: &OwnedFd) -> (AnswerHead, Vec<AnswerEntry>) {
 struct Ahead {
     doings: mpsc::Sender<(&'static str, usize)>,
     waits: VecDeque<usize>,
+    /// Is done with nothing before so many batches have been started.
+    patient_until: usize,
+    started: usize,
+}
+
+impl Ahead {
+    fn new(doings: mpsc::Sender<(&'static str, usize)>, patient_until: usize) -> Self {
+        Self { doings, waits: VecDeque::new(), patient_until, started: 0 }
+    }
 }
 
 fn answered(output: &mut JobOutput<'_>) {
@@ -122,6 +133,11 @@ impl Executor for Ahead {
     fn start(&mut self, jobs: &[JobInput<'_>], _: &dyn Fn(Stage)) {
         self.doings.send(("start", jobs.len())).unwrap();
         self.waits.push_back(jobs.len());
+        self.started += 1;
+    }
+
+    fn is_done(&self) -> bool {
+        self.started >= self.patient_until
     }
 
     fn finish(&mut self, outputs: &mut [JobOutput<'_>], _: Instant, _: &dyn Fn(Stage)) {
@@ -136,7 +152,7 @@ fn two_batches_are_under_way_and_all_are_answered_in_order() {
     let memory = SharedMemory::create(1 << 20).unwrap();
     let (doings, seen) = mpsc::channel();
     let mut lane = Lane {
-        models: vec![Model { executor: Some(Box::new(Ahead { doings, waits: VecDeque::new() })) }],
+        models: vec![Model { executor: Some(Box::new(Ahead::new(doings, 0))) }],
         report: LaneReport { modality: Modality::Visual, models: Vec::new() },
     };
     let (node, worker) = sockets();
@@ -182,4 +198,38 @@ fn two_batches_are_under_way_and_all_are_answered_in_order() {
         ("finish", 2),
     ];
     assert_eq!(seen, expected);
+}
+
+#[test]
+fn a_batch_that_comes_while_another_is_computed_is_started_beside_it() {
+    let memory = SharedMemory::create(1 << 16).unwrap();
+    let (doings, seen) = mpsc::channel();
+    let mut lane = Lane {
+        models: vec![Model { executor: Some(Box::new(Ahead::new(doings, 2))) }],
+        report: LaneReport { modality: Modality::Visual, models: Vec::new() },
+    };
+    let (node, worker) = sockets();
+    let send = |node: &OwnedFd, run: u64| {
+        let job =
+            JobEntry { run, input_bytes: 5, output_offset: run * 4096, output_bytes_max: 4096, ..Default::default() };
+        let mut packet = Vec::new();
+        put_packet(&mut packet, &BatchHead { batch: run, jobs: 1, ..Default::default() }, [job]);
+        rustix::net::send(node, &packet, SendFlags::empty()).unwrap();
+    };
+    let runs = thread::scope(|scope| {
+        let lane = scope.spawn(|| {
+            let worker = worker;
+            lane.run(&worker, &memory, &Injection::default(), &Sound)
+        });
+        send(&node, 1);
+        // The first is under way, and would be for ever if the second were not taken.
+        assert_eq!(seen.recv().unwrap(), ("start", 1));
+        send(&node, 2);
+        let runs: Vec<_> = (0..2).map(|_| answer(&node).1[0].run).collect();
+        drop(node);
+        lane.join().unwrap().unwrap();
+        runs
+    });
+    assert_eq!(runs, [1, 2]);
+    assert_eq!(seen.iter().take(3).collect::<Vec<_>>(), [("start", 1), ("finish", 1), ("finish", 1)]);
 }

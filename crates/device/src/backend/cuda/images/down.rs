@@ -101,6 +101,11 @@ impl Down {
         Ok(Pending::Tensors { images, outputs })
     }
 
+    /// Whether nothing is on its way any more. An error is something to be read.
+    pub(super) fn is_done(&self) -> bool {
+        self.downloaded.try_is_complete().unwrap_or(true)
+    }
+
     /// Waits for what is on its way.
     pub(super) fn read(&mut self, pending: Pending) -> Result<ImageAnswer, Failure> {
         self.downloaded.synchronize()?;

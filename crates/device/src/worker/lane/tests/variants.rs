@@ -1,21 +1,19 @@
-//! Which networks of a model a lane loads.
+//! Which of a model's networks a lane loads, and which times it believes.
 
 use std::path::Path;
 
-use parking_lot::Mutex;
 use sensorium_models::manifest::Precision;
 use sensorium_models::{ServiceProfile, Signature, TensorSpec};
 use sensorium_wire::Dtype;
 use sensorium_wire::submit::Modality;
 
-use super::*;
+use super::super::*;
 use crate::backend::{BackendError, LoadOptions, NamedTensor, Network, Tensor, TensorBuffer};
-use crate::protocol::Measured;
 
 /// A GPU's backend that says which files it was given; its networks answer nothing but zeros.
 struct Zeros {
     name: &'static str,
-    loaded: Mutex<Vec<(String, Precision)>>,
+    loaded: parking_lot::Mutex<Vec<(String, Precision)>>,
 }
 
 struct Zero(Signature);
@@ -95,7 +93,7 @@ fn the_variant_that_is_asked_for_is_loaded_and_what_is_known_of_another_is_not_b
         let [model] = &lane.report().models[..] else { panic!("one model is expected") };
         (model.outcome.clone().unwrap(), model.note.clone())
     };
-    let backend = |name| Zeros { name, loaded: Mutex::default() };
+    let backend = |name| Zeros { name, loaded: parking_lot::Mutex::default() };
     let mut cuda = backend("cuda");
     // No model takes so much: a profile with it was handed in and not measured.
     let marked = |variant: &str| {
