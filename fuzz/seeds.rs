@@ -6,7 +6,7 @@ use std::path::Path;
 use std::{fs, io};
 
 use sensorium_device::protocol::{
-    AnswerEntry, AnswerHead, BatchHead, JobEntry, LaneReport, ModelReport, PlacementReport, WorkerReport,
+    AnswerEntry, AnswerHead, BatchHead, JobEntry, LaneReport, Measured, ModelReport, PlacementReport, WorkerReport,
     put_packet,
 };
 use sensorium_models::profile::{BatchProfile, Quantiles, ServiceProfile};
@@ -203,10 +203,11 @@ fn report() -> WorkerReport {
     };
     let model = |name: &str, outcome| {
         let (name, placement) = (name.to_owned(), placement.clone());
-        ModelReport { name, version: 1, load_ms: 20, outcome, placement }
+        ModelReport { name, version: 1, load_ms: 20, outcome, note: None, placement }
     };
-    let models = vec![model("nanodet", Ok(profile)), model("yamnet", Err("the file is not there".to_owned()))];
-    WorkerReport { lanes: vec![LaneReport { modality: Modality::Visual, models }] }
+    let measured = Measured { variant: "fp32".to_owned(), profile };
+    let models = vec![model("nanodet", Ok(measured)), model("yamnet", Err("the file is not there".to_owned()))];
+    WorkerReport { lanes: vec![LaneReport { modality: Modality::Visual, models }], notes: Vec::new() }
 }
 
 const TOKENIZER: &str = r#"{

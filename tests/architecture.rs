@@ -41,17 +41,22 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE_FILES: [&str; 11] = [
+const UNSAFE_FILES: [&str; 16] = [
     "crates/device/src/backend/cuda.rs",
     "crates/device/src/backend/cuda/driver.rs",
+    "crates/device/src/backend/cuda/images.rs",
+    "crates/device/src/backend/cuda/images/down.rs",
+    "crates/device/src/backend/cuda/images/up.rs",
     "crates/device/src/backend/cuda/measure.rs",
     "crates/device/src/backend/cuda/network.rs",
     "crates/device/src/backend/placement.rs",
     "crates/device/src/cuda/compile/nvrtc.rs",
     "crates/device/src/cuda/launch.rs",
+    "crates/device/src/cuda/partition.rs",
+    "crates/device/src/group/nccl.rs",
     "crates/device/src/slab/memory.rs",
     "crates/device/src/worker/descriptors.rs",
-    "crates/device/src/worker/lane.rs",
+    "crates/device/src/worker/lane/batch.rs",
     "crates/device/src/worker/memory_policy.rs",
 ];
 

@@ -25,6 +25,17 @@ fn row<'a>(report: &'a Value, name: &str) -> &'a Value {
     rows.iter().find(|row| row["name"] == name).unwrap_or_else(|| panic!("no {name} in {report}"))
 }
 
+/// A street and a sentence, as `ops/gpu-check` gives them.
+fn reference() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let street = folder.path().join("street.jpg");
+    let film = support::media("vtest.avi");
+    support::ffmpeg(&["-i", film.to_str().unwrap(), "-frames:v", "1", "-q:v", "2", street.to_str().unwrap()]);
+    let speech = support::media("librivox/sense_and_sensibility_01_austen_64kb-0870.wav");
+    fs::copy(speech, folder.path().join("speech.wav")).unwrap();
+    folder
+}
+
 /// Whether this machine has a GPU: then the tests of its absence have nothing to say.
 fn has_gpu() -> bool {
     Command::new("nvidia-smi").arg("-L").output().is_ok_and(|output| output.status.success())
@@ -47,16 +58,80 @@ fn without_a_gpu_nothing_is_claimed() {
 #[test]
 fn checks_pass_on_the_processor_and_say_so() {
     let out = tempfile::tempdir().unwrap();
-    let output = gpu_check(out.path(), &["--device", "cpu", "--only", "contract,answers,restart"]);
+    let reference = reference();
+    let mut arguments = vec!["--device", "cpu", "--only", "contract,answers,restart,path"];
+    arguments.extend(["--reference", reference.path().to_str().unwrap()]);
+    let output = gpu_check(out.path(), &arguments);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("3 of 3 checks, on the processor: nothing is said of a GPU, passed"), "{text}");
+    assert!(text.contains("4 of 4 checks, on the processor: nothing is said of a GPU, passed"), "{text}");
     let report = report(out.path());
-    assert_eq!((&report["device"], &report["checks"]), (&Value::from("cpu"), &Value::from(3)));
+    assert_eq!((&report["device"], &report["checks"]), (&Value::from("cpu"), &Value::from(4)));
     let answers = &row(&report, "answers")["values"];
     assert_eq!(answers["nanodet_largest_difference"].as_f64(), Some(0.0), "{answers}");
+    assert!(answers["nanodet_values"].as_u64() > Some(1000) && answers["movenet_picture_values"].is_u64(), "{answers}");
+    let path = &row(&report, "path")["values"];
+    assert!(path["batch_1_frames_per_s"].as_f64().unwrap() > 0.0 && path["batch_1_busy_percent"].is_null(), "{path}");
+    for model in ["nanodet", "yamnet", "fusion"] {
+        let apart = answers[format!("{model}_fp16_score_difference")].as_f64().unwrap();
+        assert!(apart > 0.0 && apart <= 0.02, "{model}: {answers}");
+    }
+    assert!(answers["nanodet_fp16_iou_least"].as_f64().unwrap() >= 0.9, "{answers}");
     let restart = &row(&report, "restart")["values"];
     assert!(restart["back_ms_median"].as_f64().unwrap() > 0.0 && restart["kills"] == 3, "{restart}");
+}
+
+/// The check of PyTorch with this interpreter; gives its row.
+fn torch(out: &Path, reference: &Path, python: &Path) -> Value {
+    let mut command = sensorium();
+    command.args(["gpu-check", "--device", "cpu", "--only", "torch"]).env("PYTHON", python);
+    command.arg("--out").arg(out).arg("--reference").arg(reference).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    row(&report(out), "torch").clone()
+}
+
+#[test]
+fn torch_is_measured_where_it_is_and_left_out_in_one_line_where_it_is_not() {
+    let (out, reference) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let none = torch(out.path(), reference.path(), Path::new("/nowhere/python3"));
+    assert_eq!(none["verdict"], "skipped", "{none}");
+    assert!(none["skipped"].as_str().unwrap().contains("no script to compare with"), "{none}");
+    fs::write(reference.path().join("torch_compile.py"), "the interpreter below does not read it").unwrap();
+    let none = torch(out.path(), reference.path(), Path::new("/nowhere/python3"));
+    assert!(none["skipped"].as_str().unwrap().contains("no /nowhere/python3"), "{none}");
+
+    // Interpreters that end as the script does: without PyTorch, and with figures.
+    let python = out.path().join("python");
+    let says = |text: &str| {
+        fs::write(&python, format!("#!/bin/sh\n{text}\n")).unwrap();
+        Command::new("chmod").arg("755").arg(&python).status().unwrap();
+        torch(out.path(), reference.path(), &python)
+    };
+    let none = says("exit 3");
+    assert!(none["skipped"].as_str().unwrap().starts_with("no PyTorch that can use the device"), "{none}");
+    let ours = r#"{"values": {"batch_32_fp16_graphs_frames_per_s": 1500.0}, "error": null}"#;
+    fs::write(out.path().join("detector.json"), ours).unwrap();
+    let figures = r#"{"values": {"torch": "2", "compiled_batch_32_with_copies_frames_per_s": 2000.0}, "error": null}"#;
+    let measured = says(&format!("while [ \"$1\" != --out ]; do shift; done\necho '{figures}' > \"$2\""));
+    assert_eq!((&measured["verdict"], &measured["values"]["torch"]), (&Value::from("passed"), &Value::from("2")));
+    assert_eq!(measured["values"]["batch_32_ours_to_compiled"], 0.75, "{measured}");
+}
+
+#[test]
+fn a_group_of_workers_survives_one_that_dies_and_one_that_hangs() {
+    let out = tempfile::tempdir().unwrap();
+    let output = gpu_check(out.path(), &["--device", "cpu", "--only", "group"]);
+    let log = fs::read_to_string(out.path().join("group.log")).unwrap_or_default();
+    assert!(output.status.success(), "{}{log}", String::from_utf8_lossy(&output.stdout));
+    let report = report(out.path());
+    let values = &row(&report, "group")["values"];
+    assert_eq!(values["ranks"], 3);
+    assert!(values["several_ranks"].is_null() && values["nccl"].is_null(), "{values}");
+    assert!(values["all_gather_16384_kib_us"].as_f64().unwrap() > 0.0, "{values}");
+    // Not before the limit of a wait, which is what finds a member that hangs.
+    assert!(values["hung_noticed_ms"].as_u64().unwrap() >= 1_000, "{values}");
+    assert!(values["killed_back_ms"].as_u64() >= values["killed_noticed_ms"].as_u64(), "{values}");
 }
 
 #[test]

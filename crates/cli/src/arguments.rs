@@ -343,6 +343,9 @@ pub(crate) struct GpuCheckArguments {
     /// Only these checks, with commas.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) only: Vec<String>,
+    /// Folder with pictures, sounds and a network for PyTorch to compare with, as ops/gpu-check makes it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) reference: Option<PathBuf>,
     /// Try the checks themselves out on the processor; that says nothing of a GPU.
     #[arg(long, value_name = "DEVICE", default_value = "cuda", hide = true)]
     pub(crate) device: CheckedDevice,

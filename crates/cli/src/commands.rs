@@ -8,6 +8,7 @@ pub(crate) mod hardware;
 pub(crate) mod load;
 pub(crate) mod models;
 pub(crate) mod node;
+mod picture;
 pub(crate) mod plan;
 pub(crate) mod prove;
 pub(crate) mod replay;

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use directories::ProjectDirs;
 use sensorium_client::{Client, ClientConfig};
+use sensorium_device::backend::cuda::KernelSetup;
+use sensorium_device::cuda::compile::NvrtcSearch;
 use sensorium_node::DataDirectory;
 
 use crate::arguments::{Places, Reach};
@@ -38,6 +40,12 @@ impl Paths {
         let repositories_given = !places.models.is_empty();
         let (data, nvrtc) = (DataDirectory::new(&data), places.nvrtc.clone());
         Self { data, cache, onnxruntime, onnxruntime_gpu, nvrtc, repositories, repositories_given }
+    }
+
+    /// Where GPUs' kernels are compiled and kept.
+    pub(crate) fn kernels(&self) -> KernelSetup {
+        let nvrtc = NvrtcSearch { named: self.nvrtc.clone(), cache: Some(self.cache.clone()) };
+        KernelSetup { nvrtc, folder: self.cache.join("kernels") }
     }
 
     /// Where model files are that do not lie beside their manifest.

@@ -7,24 +7,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use sensorium_models::Signature;
-use sensorium_models::manifest::Compute;
+use sensorium_models::manifest::{Compute, Precision, TensorEntry};
 use thiserror::Error;
 
 pub mod cpu;
 pub mod cuda;
+pub mod images;
 pub mod placement;
 mod runtime;
 mod tensor;
 pub mod twin;
 
 pub use cpu::CpuBackend;
-pub use cuda::{CudaBackend, CudaDevice, GpuFault};
+pub use cuda::{CudaBackend, CudaDevice, GpuFault, GpuProvider};
+pub use images::{ImageNetwork, ImagePlan};
 pub use placement::Placed;
 pub use tensor::{NamedTensor, Tensor, TensorBuffer, TensorData};
 
 /// A kind of device that runs networks.
 pub trait Backend: Send {
-    /// For example `cpu`.
+    /// For example `cpu`. What is learned of a model under one name holds for that name.
     fn name(&self) -> &'static str;
 
     /// Loads the network in `file`. Weights may lie in other files of the same folder, never outside it; operators
@@ -33,6 +35,20 @@ pub trait Backend: Send {
     /// # Errors
     /// [`BackendError::Load`], [`BackendError::Misplaced`] or [`BackendError::Unsupported`], with the file.
     fn load(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError>;
+
+    /// Loads the network in `file` with the steps around it; `None` where the device does not do them itself.
+    ///
+    /// # Errors
+    /// As [`Self::load`], and [`BackendError::Load`] when the plan does not fit the network.
+    fn load_images(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        plan: &ImagePlan,
+    ) -> Result<Option<Box<dyn ImageNetwork>>, BackendError> {
+        let _ = (file, options, plan);
+        Ok(None)
+    }
 
     /// Memory that networks take, in bytes, of all in this process; `None` where it is not known. The difference between
     /// two calls around loading and warming a model is what the model takes.
@@ -73,11 +89,23 @@ pub struct LoadOptions<'a> {
     pub graphs: bool,
     /// The outputs that will be asked for, where that is known; recorded launches compute these and no others. Empty = all.
     pub outputs: &'a [&'a str],
+    /// What the network's own floats are.
+    pub precision: Precision,
+    /// Its inputs as the manifest has them, where that is known; a backend that compiles for shapes needs them.
+    pub inputs: &'a [TensorEntry],
 }
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        Self { threads: 1, rows_max: 1, compute: Compute::Mixed, graphs: false, outputs: &[] }
+        Self {
+            threads: 1,
+            rows_max: 1,
+            compute: Compute::Mixed,
+            graphs: false,
+            outputs: &[],
+            precision: Precision::Fp32,
+            inputs: &[],
+        }
     }
 }
 

@@ -15,8 +15,10 @@ use sensorium_wire::result::ModelResult;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
 
+pub mod agreement;
 mod batch;
 mod identity;
+mod images;
 mod interpretation;
 mod load;
 mod preparation;
@@ -26,7 +28,8 @@ mod speech;
 mod suspended;
 mod transcript;
 
-pub use load::{LoadError, load, load_measured};
+pub use crate::backend::images::STARTED_BATCHES_MAX;
+pub use load::{LoadError, chosen, load, load_measured, variant_name};
 pub use profile::{profile, warm_up};
 pub use suspended::SUSPENDED_JOBS_MAX;
 
@@ -106,6 +109,28 @@ pub trait Executor: Send {
     /// `on_stage` is called within the measurement of each stage, per job in prepare and interpret and per run of a
     /// network in infer; faults that are put in on purpose delay there. Usually it does nothing.
     fn run(&mut self, jobs: &[JobInput<'_>], outputs: &mut [JobOutput<'_>], on_stage: &dyn Fn(Stage));
+
+    /// Most jobs of a batch that can be started while the one before is still computed; 0: this executor only runs.
+    fn started_jobs_max(&self) -> usize {
+        0
+    }
+
+    /// Starts a batch of at most [`Self::started_jobs_max`] jobs and does not wait for it. Payloads stay as they are until
+    /// it is finished. At most [`STARTED_BATCHES_MAX`] batches are started at a time.
+    fn start(&mut self, jobs: &[JobInput<'_>], on_stage: &dyn Fn(Stage)) {
+        let _ = (jobs, on_stage);
+    }
+
+    /// Whether [`Self::finish`] would not wait.
+    fn is_done(&self) -> bool {
+        true
+    }
+
+    /// Waits for the batch that was started first, and sets the outputs at the places of its jobs as [`Self::run`] does.
+    /// What was done before `since`, beside the batch before, is in none of the times.
+    fn finish(&mut self, outputs: &mut [JobOutput<'_>], since: Instant, on_stage: &dyn Fn(Stage)) {
+        let _ = (outputs, since, on_stage);
+    }
 }
 
 impl<'a> JobOutput<'a> {

@@ -4,7 +4,8 @@
 //! - one control stream: JSON lines, a [`WorkerSetup`] down, a [`WorkerReport`] up, then silence; its end means that the
 //!   other side is gone;
 //! - one sequenced-packet socket per lane: a batch is one packet down ([`BatchHead`] and a [`JobEntry`] per job) and one
-//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets.
+//!   packet up ([`AnswerHead`] and an [`AnswerEntry`] per job). Payloads stay in the slab; packets carry offsets;
+//! - one sequenced-packet socket per group of devices: orders down, reports up ([`crate::group::orders`]).
 //!
 //! Both run the same binary, so the packets are the structs' bytes; lengths, offsets and codes are checked all the same.
 
@@ -12,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bytemuck::{Pod, Zeroable};
-use sensorium_models::manifest::Compute;
+use sensorium_models::manifest::{Compute, Precision};
 use sensorium_models::profile::ServiceProfile;
 use sensorium_wire::receipt::Stage;
 use sensorium_wire::submit::Modality;
@@ -139,6 +140,9 @@ pub struct WorkerSetup {
     pub weights: PathBuf,
     pub slab_bytes: u64,
     pub lanes: Vec<LaneSetup>,
+    /// Names of the groups that it is a member of; their sockets come after those of the lanes.
+    #[serde(default)]
+    pub groups: Vec<String>,
     pub injection: Option<Injection>,
     /// Another worker serves meanwhile: this one loads in its shadow, one model after the other.
     #[serde(default)]
@@ -156,14 +160,27 @@ pub struct LaneSetup {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ModelSetup {
     pub name: String,
-    /// What an earlier worker of this device measured: a successor only warms the model, and is back sooner.
-    pub profile: Option<ServiceProfile>,
+    /// What its networks are to compute in; see [`crate::executor::chosen`].
+    pub precision: Precision,
+    /// What an earlier worker of this device measured: a successor that runs the same only warms the model, and is back
+    /// sooner.
+    pub known: Option<Measured>,
+}
+
+/// What was measured of a model, and of what of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// See [`crate::executor::variant_name`].
+    pub variant: String,
+    pub profile: ServiceProfile,
 }
 
 /// What a worker says once, when it is ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkerReport {
     pub lanes: Vec<LaneReport>,
+    /// What is not as it was asked for and works all the same, one line each.
+    pub notes: Vec<String>,
 }
 
 /// A lane's models, in the order of the setup.
@@ -180,7 +197,9 @@ pub struct ModelReport {
     pub version: u32,
     pub load_ms: u64,
     /// Measured service times and memory, or why it could not be loaded.
-    pub outcome: Result<ServiceProfile, String>,
+    pub outcome: Result<Measured, String>,
+    /// Why something else of it runs than was asked for.
+    pub note: Option<String>,
     /// Where its operators are computed.
     #[serde(default)]
     pub placement: PlacementReport,
@@ -241,6 +260,8 @@ pub struct Injection {
     pub lose_device_after_ms: u64,
     /// For how long, in milliseconds; 0 = it does not.
     pub lose_device_for_ms: u64,
+    /// So many devices of the processor in place of each, on the same cores; 0 and 1 = as it is.
+    pub cpu_devices: u32,
 }
 
 impl Injection {

@@ -40,8 +40,8 @@ pub struct WorkerSpec {
 pub enum WorkerEvent {
     /// The process runs; it is loading.
     Spawned { incarnation: u64, pid: u32 },
-    /// Models are loaded and warm; one socket per lane, in the order of the setup.
-    Ready { incarnation: u64, report: WorkerReport, lanes: Vec<OwnedFd> },
+    /// Models are loaded and warm; one socket per lane and one per group, in the order of the setup.
+    Ready { incarnation: u64, report: WorkerReport, lanes: Vec<OwnedFd>, groups: Vec<OwnedFd> },
     /// It has been reaped: nothing of it touches the slab any more. Sent exactly once per start.
     Exited { incarnation: u64, reason: String },
 }
@@ -148,15 +148,16 @@ fn run_one(
     notify: &(impl Fn(WorkerEvent) + Send),
 ) -> io::Result<String> {
     let (control, worker_control) = UnixStream::pair()?;
-    let mut lanes = Vec::new();
+    let mut sockets = Vec::new();
     let mut mappings = vec![
         FdMapping { parent_fd: worker_control.into(), child_fd: CONTROL_FD },
         FdMapping { parent_fd: spec.slab.fd().try_clone_to_owned()?, child_fd: SLAB_FD },
     ];
-    for (child_fd, _) in (FIRST_LANE_FD..).zip(&spec.setup.lanes) {
+    let socket_count = spec.setup.lanes.len() + spec.setup.groups.len();
+    for (child_fd, _) in (FIRST_LANE_FD..).zip(0..socket_count) {
         let (node, worker) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        lanes.push(node);
+        sockets.push(node);
         mappings.push(FdMapping { parent_fd: worker, child_fd });
     }
     let mut command = Command::new(&spec.program);
@@ -177,7 +178,8 @@ fn run_one(
         running.kill();
     }
     notify(WorkerEvent::Spawned { incarnation, pid });
-    let outcome = converse(incarnation, spec, control, lanes, notify);
+    let groups = sockets.split_off(spec.setup.lanes.len());
+    let outcome = converse(incarnation, spec, control, (sockets, groups), notify);
     reap(&mut child, running, outcome)
 }
 
@@ -186,7 +188,7 @@ fn converse(
     incarnation: u64,
     spec: &WorkerSpec,
     mut control: UnixStream,
-    lanes: Vec<OwnedFd>,
+    (lanes, groups): (Vec<OwnedFd>, Vec<OwnedFd>),
     notify: &(impl Fn(WorkerEvent) + Send),
 ) -> io::Result<()> {
     let mut line = serde_json::to_vec(&spec.setup)?;
@@ -207,7 +209,7 @@ fn converse(
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it ended before it was ready"));
     }
     let report = serde_json::from_str(&answer)?;
-    notify(WorkerEvent::Ready { incarnation, report, lanes });
+    notify(WorkerEvent::Ready { incarnation, report, lanes, groups });
     control.set_read_timeout(None)?;
     // A ready worker says nothing more: whatever ends this read is its end.
     let mut byte = [0];

@@ -22,6 +22,7 @@ use sensorium_models::repository::Repository;
 use thiserror::Error;
 
 use crate::backend::{Backend, BackendError, CpuBackend, CudaBackend, CudaDevice};
+use crate::group::member;
 use crate::protocol::{CONTROL_LINE_BYTES_MAX, LaneReport, WorkerReport, WorkerSetup};
 use crate::slab::SharedMemory;
 
@@ -29,7 +30,7 @@ use crate::slab::SharedMemory;
 pub const CONTROL_FD: i32 = 3;
 /// The payload memory.
 pub const SLAB_FD: i32 = 4;
-/// The first lane's socket; the others follow.
+/// The first lane's socket; the others follow, then those of groups.
 pub const FIRST_LANE_FD: i32 = 5;
 
 /// Why a worker cannot work.
@@ -71,19 +72,20 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
         Some(gpu) => Some(CudaDevice::open(&setup.onnxruntime, gpu)?),
         None => None,
     };
-    // Kept to the end of the process: the GPU may read payloads where they lie.
-    let _pinned = gpu.as_ref().and_then(|gpu| {
-        let pinned = gpu.register(Arc::clone(&memory));
-        pinned.inspect_err(|error| tracing::warn!(%error, "payload memory is not pinned")).ok()
-    });
+    if let Some(gpu) = &gpu
+        && let Err(error) = gpu.read_from(Arc::clone(&memory))
+    {
+        tracing::warn!(%error, "payload memory is not pinned");
+    }
     if gpu.is_none() && setup.injection.as_ref().is_some_and(|inject| inject.illegal_on_prefix.is_some()) {
         tracing::warn!(device = setup.device, "illegal_on_prefix of [inject] is for GPUs and does nothing here");
     }
     let repository = Arc::new(Repository::open(&setup.repositories, &setup.weights)?);
     let mut sockets = Vec::new();
-    for (fd, _) in (FIRST_LANE_FD..).zip(&setup.lanes) {
+    for (fd, _) in (FIRST_LANE_FD..).zip(0..setup.lanes.len() + setup.groups.len()) {
         sockets.push(descriptors::inherited(fd).ok_or(WorkerError::NotInherited)?);
     }
+    let groups = sockets.split_off(setup.lanes.len());
 
     let setup = Arc::new(setup);
     let (reports, lanes_ready) = mpsc::channel();
@@ -105,7 +107,14 @@ pub fn run(parent: u32) -> Result<(), WorkerError> {
     if let Some(lowered) = lowered {
         lowered.raise();
     }
-    let report = WorkerReport { lanes: lanes.into_iter().map(|(_, report)| report).collect() };
+    let lanes: Vec<LaneReport> = lanes.into_iter().map(|(_, report)| report).collect();
+    let notes = gpu.as_ref().and_then(|gpu| gpu.note()).map(str::to_owned);
+    let of_models = lanes.iter().flat_map(|lane| &lane.models).filter_map(|model| model.note.clone());
+    let notes = notes.into_iter().chain(of_models).collect();
+    let report = WorkerReport { lanes, notes };
+    for (name, socket) in setup.groups.iter().zip(groups) {
+        spawn_member(name, socket, gpu.clone())?;
+    }
     let mut line = serde_json::to_vec(&report).map_err(io::Error::from)?;
     line.push(b'\n');
     control.write_all(&line)?;
@@ -141,6 +150,17 @@ fn spawn_lane(
         drop(reports);
         let injection = setup.injection.clone().unwrap_or_default();
         let _ = ended.send(lane.run(&socket, &memory, &injection, &*backend));
+    })?;
+    Ok(())
+}
+
+/// A group's thread. Its end is no reason to end the worker: lanes do not need it, and the node sees the socket close.
+fn spawn_member(name: &str, socket: OwnedFd, gpu: Option<Arc<CudaDevice>>) -> io::Result<()> {
+    let group = name.to_owned();
+    thread::Builder::new().name(format!("group {name}")).spawn(move || {
+        if let Err(error) = member::run(&socket, gpu.as_ref()) {
+            tracing::error!(group, %error, "no member any more");
+        }
     })?;
     Ok(())
 }

@@ -12,6 +12,8 @@ mod cache;
 mod contract;
 #[path = "executors/harness.rs"]
 mod harness;
+#[path = "executors/images.rs"]
+mod images;
 #[path = "executors/loading.rs"]
 mod loading;
 #[path = "executors/media.rs"]
@@ -26,3 +28,5 @@ mod placement;
 mod reference;
 #[path = "executors/slices.rs"]
 mod slices;
+#[path = "executors/variants.rs"]
+mod variants;

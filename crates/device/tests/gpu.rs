@@ -11,7 +11,7 @@ mod onnx;
 
 use std::path::PathBuf;
 
-use sensorium_device::backend::cuda::{GpuQuotas, GpuSetup};
+use sensorium_device::backend::cuda::GpuSetup;
 use sensorium_device::backend::{CudaBackend, CudaDevice, LoadOptions};
 use sensorium_models::manifest::Compute;
 use sensorium_wire::Modality;
@@ -25,9 +25,7 @@ fn a_gpu_keeps_the_contract() {
     let library = std::env::var_os("SENSORIUM_ONNXRUNTIME_GPU").map(PathBuf::from);
     let library = library.expect("SENSORIUM_ONNXRUNTIME_GPU names the library of onnxruntime-gpu");
     // No identifier: the first GPU that this process sees.
-    let quotas = GpuQuotas::default();
-    let setup = GpuSetup { uuid: String::new(), memory_bytes: 8 << 30, numa_node: None, quotas };
-    let device = CudaDevice::open(&library, &setup).unwrap_or_else(|error| panic!("{error}"));
+    let device = CudaDevice::open(&library, &GpuSetup::first(8 << 30)).unwrap_or_else(|error| panic!("{error}"));
     for modality in Modality::ALL {
         let backend = CudaBackend::new(&device, modality).unwrap_or_else(|error| panic!("{error}"));
         for (compute, graphs) in

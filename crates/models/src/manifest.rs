@@ -27,6 +27,10 @@ pub struct Manifest {
     /// Files of the model. Empty only for `interpret.step = "identity"`, which needs no network.
     #[serde(default, rename = "file")]
     pub files: Vec<FileEntry>,
+    /// The same networks with other weights, for other arithmetic; each precision at most once. Inputs, outputs and steps
+    /// are the model's.
+    #[serde(default, rename = "variant", skip_serializing_if = "Vec::is_empty")]
+    pub variants: Vec<VariantEntry>,
     #[serde(default)]
     pub placement: Placement,
     /// Inputs of the networks, checked against the ONNX files at load.
@@ -53,6 +57,12 @@ impl Manifest {
         })?;
         Ok(manifest)
     }
+
+    /// Whether there are networks for this precision.
+    #[must_use]
+    pub fn has(&self, precision: Precision) -> bool {
+        precision == Precision::Fp32 || self.variants.iter().any(|variant| variant.name == precision)
+    }
 }
 
 /// One file of a model.
@@ -64,6 +74,39 @@ pub struct FileEntry {
     pub path: PathBuf,
     /// SHA-256 of the file, 64 lower-case hexadecimal digits.
     pub sha256: String,
+}
+
+/// Networks that stand in for the model's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VariantEntry {
+    /// What it computes in: never `fp32`, which the model itself is.
+    pub name: Precision,
+    /// One for each network of the model.
+    #[serde(rename = "file")]
+    pub files: Vec<FileEntry>,
+}
+
+/// The floats that a network computes in. Inputs and outputs are what the manifest says either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits: the model's own networks.
+    #[default]
+    Fp32,
+    /// 16 bits where that does no harm, which the network's maker decides.
+    Fp16,
+}
+
+impl Precision {
+    /// The name as manifests, configurations and receipts write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Fp16 => "fp16",
+        }
+    }
 }
 
 /// What a file is for.
@@ -139,6 +182,12 @@ pub struct Placement {
     /// and inputs whose dimensions are fixed but for the first. Batches are filled up to 1, 2, 4, 8, 16 or 32 rows.
     /// Default false.
     pub graphs: bool,
+    /// On a GPU device: what the networks compute in, where the node's configuration does not say it (`gpu_precision`).
+    /// Needs a variant of that name. Default `fp32`.
+    pub gpu_precision: Precision,
+    /// Names of the devices that may run it, for example `["cuda:0"]`; empty = all of a kind in `devices`. A node's
+    /// configuration (`pin`) overrides it; a node that has none of them does not start. Default empty.
+    pub pin: Vec<String>,
 }
 
 impl Default for Placement {
@@ -152,6 +201,8 @@ impl Default for Placement {
             threads: 1,
             compute: Compute::Mixed,
             graphs: false,
+            gpu_precision: Precision::Fp32,
+            pin: Vec::new(),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::error::ModelError;
-use crate::manifest::{FileEntry, Interpret, Manifest, Placement, Prepare, TensorEntry};
+use crate::manifest::{FileEntry, Interpret, Manifest, Placement, Prepare, TensorEntry, VariantEntry};
 
 /// How alike two keys must be for one to be suggested for the other, from 0 to 1.
 const ALIKE_MIN: f64 = 0.6;
@@ -64,6 +64,7 @@ type Check = fn(&Table) -> Option<String>;
 fn sections_of<'a>(key: &str, value: &'a Value) -> Vec<(String, &'a Table, Check)> {
     let check: Check = match key {
         "file" => |table| complaint::<FileEntry>(table).err(),
+        "variant" => |table| complaint::<VariantEntry>(table).err(),
         "input" | "output" => |table| complaint::<TensorEntry>(table).err(),
         "placement" => |table| complaint::<Placement>(table).err(),
         "prepare" => |table| complaint::<Prepare>(table).err(),

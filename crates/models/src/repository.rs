@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::ModelError;
 use crate::labels;
-use crate::manifest::{FileRole, Manifest};
+use crate::manifest::{FileEntry, FileRole, Manifest, Precision};
 use crate::signature::{self, Signature};
 
 /// Longest `model.toml`, in bytes.
@@ -30,6 +30,10 @@ pub struct ModelPackage {
     pub folder: PathBuf,
     /// Where each file is, or, when nobody has put it there yet, where it is looked for last.
     pub files: BTreeMap<FileRole, PathBuf>,
+    /// What these files compute in: `fp32`, unless it came from [`Self::in_precision`].
+    pub precision: Precision,
+    /// The same for the files of each variant.
+    variants: BTreeMap<Precision, BTreeMap<FileRole, PathBuf>>,
 }
 
 impl Repository {
@@ -87,12 +91,35 @@ impl ModelPackage {
             let problem = format!("{} differs from the folder's name", manifest.name);
             return Err(ModelError::Field { file, field: "name".to_owned(), problem });
         }
-        let files = manifest.files.iter().map(|entry| {
+        let find = |entry: &FileEntry| {
             let beside = folder.join(&entry.path);
             let path = if beside.exists() { beside } else { weights_dir.join(&manifest.name).join(&entry.path) };
             (entry.role, path)
-        });
-        Ok(Self { files: files.collect(), folder: folder.to_owned(), manifest })
+        };
+        let files = manifest.files.iter().map(find).collect();
+        let variants = manifest.variants.iter().map(|variant| (variant.name, variant.files.iter().map(find).collect()));
+        let variants = variants.collect();
+        Ok(Self { files, folder: folder.to_owned(), precision: Precision::Fp32, variants, manifest })
+    }
+
+    /// The model with its networks for `precision`, and that alone: what [`Self::verify`] and [`Self::file`] then look at are
+    /// the variant's files. `None` when the manifest lists none.
+    #[must_use]
+    pub fn in_precision(&self, precision: Precision) -> Option<Self> {
+        let mut package = self.clone();
+        if precision == self.precision {
+            return Some(package);
+        }
+        let entry = self.manifest.variants.iter().find(|variant| variant.name == precision)?;
+        for file in &entry.files {
+            if let Some(own) = package.manifest.files.iter_mut().find(|own| own.role == file.role) {
+                own.clone_from(file);
+            }
+        }
+        let found = self.variants.get(&precision)?;
+        package.files.extend(found.iter().map(|(role, path)| (*role, path.clone())));
+        package.precision = precision;
+        Some(package)
     }
 
     /// Where the manifest is.

@@ -7,7 +7,9 @@ use std::path::{Component, Path};
 
 use sensorium_wire::limits;
 
-use crate::manifest::{Compute, Dim, FileEntry, Interpret, Layout, Manifest, Placement, Prepare, TensorEntry};
+use crate::manifest::{
+    Compute, Dim, FileEntry, Interpret, Layout, Manifest, Placement, Precision, Prepare, TensorEntry,
+};
 
 /// Most rows of a batch whose launches are recorded.
 const GRAPH_ROWS_MAX: u16 = 32;
@@ -19,8 +21,9 @@ type Fault = (String, String);
 pub(crate) fn validate(manifest: &Manifest) -> Result<(), Fault> {
     identity(manifest)?;
     for (index, entry) in manifest.files.iter().enumerate() {
-        file(index, entry, &manifest.files[..index])?;
+        file("file", index, entry, &manifest.files[..index])?;
     }
+    variants(manifest)?;
     placement(&manifest.placement)?;
     prepare(&manifest.prepare)?;
     interpret(&manifest.interpret)?;
@@ -64,22 +67,63 @@ fn identity(manifest: &Manifest) -> Result<(), Fault> {
     within("output", manifest.outputs.len(), 0..=64)
 }
 
-fn file(index: usize, entry: &FileEntry, before: &[FileEntry]) -> Result<(), Fault> {
+/// Each variant has exactly the model's networks, in files of their own.
+fn variants(manifest: &Manifest) -> Result<(), Fault> {
+    for (index, variant) in manifest.variants.iter().enumerate() {
+        let name = variant.name.name();
+        let section = format!("variant[{index}]");
+        if variant.name == Precision::Fp32 {
+            return fault(format!("{section}.name"), "fp32, which the model's own files are");
+        }
+        if manifest.variants[..index].iter().any(|other| other.name == variant.name) {
+            return fault(format!("{section}.name"), format!("a second {name} variant"));
+        }
+        within(&format!("{section}.file"), variant.files.len(), 1..=8)?;
+        for (at, entry) in variant.files.iter().enumerate() {
+            file(&format!("{section}.file"), at, entry, &variant.files[..at])?;
+            let others = manifest.files.iter().chain(manifest.variants[..index].iter().flat_map(|other| &other.files));
+            if others.into_iter().any(|other| other.path == entry.path) {
+                let path = entry.path.display();
+                return fault(format!("{section}.file[{at}].path"), format!("{path} is listed twice"));
+            }
+        }
+        let roles = |files: &[FileEntry]| -> BTreeSet<_> {
+            files.iter().map(|entry| entry.role).filter(|role| role.is_network()).collect()
+        };
+        if variant.files.iter().any(|entry| !entry.role.is_network()) || roles(&variant.files) != roles(&manifest.files)
+        {
+            let expected: Vec<_> = roles(&manifest.files).into_iter().map(|role| role.name()).collect();
+            let expected = if expected.is_empty() { "no variant".to_owned() } else { expected.join(", ") };
+            return fault(
+                format!("{section}.file"),
+                format!("expected a file for each network of the model: {expected}"),
+            );
+        }
+    }
+    let wanted = manifest.placement.gpu_precision;
+    if !manifest.has(wanted) {
+        let name = wanted.name();
+        return fault("placement.gpu_precision", format!("{name}; there is no [[variant]] with name = \"{name}\""));
+    }
+    Ok(())
+}
+
+fn file(section: &str, index: usize, entry: &FileEntry, before: &[FileEntry]) -> Result<(), Fault> {
     let mut components = Path::new(&entry.path).components();
     let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
     let Some(text) = entry.path.to_str().filter(|text| plain && !text.contains(['/', '\\'])) else {
-        return fault(format!("file[{index}].path"), format!("{:?}; expected a plain file name", entry.path));
+        return fault(format!("{section}[{index}].path"), format!("{:?}; expected a plain file name", entry.path));
     };
     if before.iter().any(|other| other.role == entry.role) {
-        return fault(format!("file[{index}].role"), format!("a second {} file", entry.role));
+        return fault(format!("{section}[{index}].role"), format!("a second {} file", entry.role));
     }
     if before.iter().any(|other| other.path == entry.path) {
-        return fault(format!("file[{index}].path"), format!("{text} is listed twice"));
+        return fault(format!("{section}[{index}].path"), format!("{text} is listed twice"));
     }
     let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if entry.sha256.len() != 64 || !entry.sha256.bytes().all(digit) {
         return fault(
-            format!("file[{index}].sha256"),
+            format!("{section}[{index}].sha256"),
             format!("{:?}; expected 64 lower-case hexadecimal digits", entry.sha256),
         );
     }
@@ -105,6 +149,10 @@ fn placement(placement: &Placement) -> Result<(), Fault> {
             "placement.graphs",
             format!("true with a batch_max of {batch_max}; at most {GRAPH_ROWS_MAX} work"),
         );
+    }
+    let pinned: BTreeSet<_> = placement.pin.iter().collect();
+    if pinned.len() != placement.pin.len() || placement.pin.iter().any(|name| name.is_empty() || name.len() > 16) {
+        return fault("placement.pin", "expected different names of devices, 1 to 16 bytes each");
     }
     match placement.slice_ms {
         0 | 5..=1000 => Ok(()),

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sensorium_models::manifest::FileRole;
+use sensorium_models::manifest::{FileRole, Precision};
 use sensorium_models::{ModelError, ModelPackage, Repository, Signature, TensorSpec};
 use sensorium_wire::tensor::Dtype;
 use tempfile::TempDir;
@@ -146,6 +146,68 @@ fn files_are_found_beside_the_manifest_then_among_the_weights() {
         "{error}"
     );
     assert!(matches!(package.file(FileRole::Tokenizer), Err(ModelError::NoSuchFile { .. })));
+}
+
+/// A detector with a variant whose network is elsewhere.
+fn with_variant() -> String {
+    let variant = format!(
+        "[[variant]]\nname = \"fp16\"\nfile = [{{ role = \"network\", path = \"half.onnx\", sha256 = \"{ABC}\" }}]\n"
+    );
+    detector("one").replace("[placement]", &format!("{variant}\n[placement]"))
+}
+
+#[test]
+fn a_variant_has_networks_of_its_own_and_shares_the_rest() {
+    let disk = Disk::new();
+    disk.put("models/one/net.onnx", "abc");
+    disk.put("models/one/labels.txt", "abc");
+    let package = disk.package(&with_variant()).unwrap();
+    package.verify().expect("what is not used need not be there");
+    assert_eq!(package.in_precision(Precision::Fp32), Some(package.clone()));
+    let half = package.in_precision(Precision::Fp16).unwrap();
+    let error = half.verify().unwrap_err().to_string();
+    assert!(error.contains("weights/one/half.onnx: the network file is not there; run ops/setup"), "{error}");
+    disk.put("weights/one/half.onnx", "abd");
+    assert!(matches!(half.verify(), Err(ModelError::Digest { .. })));
+    disk.put("weights/one/half.onnx", "abc");
+    half.verify().unwrap();
+    assert_eq!(half.precision, Precision::Fp16);
+    assert!(half.file(FileRole::Network).unwrap().ends_with("weights/one/half.onnx"));
+    assert_eq!(half.file(FileRole::Labels).unwrap(), package.file(FileRole::Labels).unwrap());
+    let without = disk.package(&detector("one")).unwrap();
+    assert_eq!(without.in_precision(Precision::Fp16), None);
+}
+
+#[test]
+fn variants_that_do_not_fit_their_model() {
+    let disk = Disk::new();
+    let good = with_variant();
+    disk.package(&good).unwrap();
+    for (from, to, expected) in [
+        ("name = \"fp16\"", "name = \"fp32\"", "variant[0].name: fp32, which the model's own files are"),
+        ("name = \"fp16\"", "name = \"fp8\"", "variant[0].name: fp8 is not known; expected one of fp32, fp16"),
+        ("name = \"fp16\"", "nam = \"fp16\"", "variant[0].nam: unknown key; did you mean name?"),
+        (
+            "path = \"half.onnx\"",
+            "path = \"../half.onnx\"",
+            "variant[0].file[0].path: \"../half.onnx\"; expected a plain",
+        ),
+        ("path = \"half.onnx\"", "path = \"net.onnx\"", "variant[0].file[0].path: net.onnx is listed twice"),
+        (
+            "{ role = \"network\"",
+            "{ role = \"labels\"",
+            "variant[0].file: expected a file for each network of the model: network",
+        ),
+        ("batch_max = 4", "batch_max = 4\npin = [\"cpu:0\", \"cpu:0\"]", "placement.pin: expected different names"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let error = disk.package(&good.replace(from, to)).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}, expected {expected}");
+    }
+    let asks = detector("one").replace("batch_max = 4", "batch_max = 4\ngpu_precision = \"fp16\"");
+    let error = disk.package(&asks).unwrap_err().to_string();
+    assert!(error.contains("placement.gpu_precision: fp16; there is no [[variant]] with name = \"fp16\""), "{error}");
+    disk.package(&good.replace("batch_max = 4", "batch_max = 4\ngpu_precision = \"fp16\"")).unwrap();
 }
 
 #[test]

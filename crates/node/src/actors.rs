@@ -4,6 +4,8 @@
 //! node supervisor            stops the node when a part that it cannot do without is beyond repair
 //! ├─ device supervisor
 //! │  └─ device actor         one per device: its worker process, its lanes
+//! ├─ group supervisor
+//! │  └─ group actor          one per group of devices: its members' coming together and its exercises
 //! ├─ scheduler actor         time for the pure scheduler
 //! ├─ session supervisor
 //! │  └─ session actor        one per session: its source, its streams, its events
@@ -18,6 +20,8 @@
 pub mod device;
 pub mod devices;
 pub mod endpoint;
+pub mod group;
+pub mod groups;
 pub mod monitor;
 pub mod node;
 pub mod scheduler;

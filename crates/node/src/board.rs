@@ -36,6 +36,8 @@ pub struct DeviceStatus {
     pub cpus: Vec<u32>,
     /// Models that could not be loaded, and why.
     pub broken_models: Vec<(String, String)>,
+    /// What is not as the configuration asks and works all the same.
+    pub notes: Vec<String>,
     /// The worker that waits to take over; absent where none is wanted.
     pub standby: Option<StandbyStatus>,
     /// What its GPU said a moment ago; absent for processors.
@@ -93,6 +95,7 @@ impl Board {
             cpus,
             broken_models: Vec::new(),
             standby: None,
+            notes: Vec::new(),
             gpu: None,
         };
         self.entries.lock().push(Entry { status, address: None, blame: None });
@@ -121,7 +124,7 @@ impl Board {
     }
 
     /// A worker, `pid`, serves from now on.
-    pub fn ready(&self, device: u32, pid: Option<u32>, broken_models: Vec<(String, String)>) {
+    pub fn ready(&self, device: u32, pid: Option<u32>, broken_models: Vec<(String, String)>, notes: Vec<String>) {
         self.with(device, |entry| {
             entry.status.worker_pid = pid;
             // A worker that became ready while its GPU went bad is about to be killed.
@@ -129,6 +132,7 @@ impl Board {
                 entry.status.state = DeviceState::Ready;
             }
             entry.status.broken_models = broken_models;
+            entry.status.notes = notes;
         });
     }
 

@@ -1,21 +1,27 @@
 //! A node's configuration. Every option has a default; a node needs no file.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use sensorium_cluster::{NodeSpec, SourceError, SourceSpec, check_alone};
-use sensorium_device::backend::cuda::GpuQuotas;
+use sensorium_device::backend::cuda::{GpuProvider, GpuQuotas};
 use sensorium_device::protocol::Injection;
 use sensorium_device::slab::{SlabClass, default_classes};
 use sensorium_hardware::{CpuDevices, DeviceKind};
+use sensorium_models::manifest::Precision;
 use sensorium_pipelines::{RuleError, RuleSet, RuleSpec};
 use sensorium_scheduler::{PlanPolicy, Settings};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::group::{self, GroupSpec, GroupSpecError};
+
 /// How long jobs wait for a worker to come back: all models may have to be loaded.
 const RESTART_WAIT_NS: u64 = 30_000_000_000;
 
+/// Most that a processor device may be made into, for tests.
+const CPU_DEVICES_MAX: u32 = 4;
 /// Most that `cache_bytes_max` may be.
 const CACHE_BYTES_MAX: u64 = 64 << 30;
 
@@ -52,6 +58,16 @@ pub struct NodeConfig {
     /// Most GPU memory that each lane's models may take, in MiB. Default visual 4096, audio 1024, fusion 2048, less in
     /// proportion on a card where that does not fit.
     pub gpu_quota_mib: GpuQuotas,
+    /// Whether GPUs resize and normalise images and find boxes themselves, with kernels of ours that NVRTC compiles. Default true;
+    /// without NVRTC the processor does it either way.
+    pub gpu_kernels: bool,
+    /// What networks compute in on GPUs: `fp32` or `fp16`, for models that have a variant for it. Default: what each manifest
+    /// says, which is `fp32` unless it says something else.
+    pub gpu_precision: Option<Precision>,
+    /// Which of ONNX Runtime's providers computes on GPUs: `cuda` (the default) or `tensorrt` where that is installed.
+    pub gpu_provider: GpuProvider,
+    /// Names of the devices that may run a model, by the model's name. Default: all of a kind that its manifest allows.
+    pub pin: BTreeMap<String, Vec<String>>,
     /// Which devices the processors are: `without_gpu` (the default) only where no GPU is used, `always` beside GPUs too,
     /// `never`.
     pub cpu_devices: CpuDevices,
@@ -70,6 +86,8 @@ pub struct NodeConfig {
     pub rule: Vec<RuleSpec>,
     /// Cameras and microphones that the node opens itself; docs/sources.md. Not for nodes of a cluster, whose file has them.
     pub source: Vec<SourceSpec>,
+    /// Groups of devices whose workers exchange features; docs/gpu.md. Default none.
+    pub group: Vec<GroupSpec>,
     /// Faults put in on purpose, for tests.
     pub inject: Injection,
 }
@@ -112,6 +130,10 @@ impl Default for NodeConfig {
             event_log_bytes_max: 0,
             gpus: true,
             gpu_quota_mib: GpuQuotas::default(),
+            gpu_kernels: true,
+            gpu_precision: None,
+            gpu_provider: GpuProvider::default(),
+            pin: BTreeMap::new(),
             cpu_devices: CpuDevices::default(),
             standby_workers: StandbyWorkers::default(),
             worker_nice: 5,
@@ -120,6 +142,7 @@ impl Default for NodeConfig {
             cache_bytes_max: 64 << 20,
             rule: Vec::new(),
             source: Vec::new(),
+            group: Vec::new(),
             inject: Injection::default(),
         }
     }
@@ -136,10 +159,15 @@ pub enum ConfigError {
     Options { node: String, reason: String },
     #[error("{field}: {reason}")]
     Value { field: &'static str, reason: String },
+    /// A model is to run where it cannot.
+    #[error("pin.{model}: {reason}")]
+    Pin { model: String, reason: String },
     #[error(transparent)]
     Rule(#[from] RuleError),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Group(#[from] GroupSpecError),
 }
 
 impl NodeConfig {
@@ -232,6 +260,17 @@ impl NodeConfig {
         if self.cache_bytes_max > CACHE_BYTES_MAX {
             return wrong("cache_bytes_max", &format!("at most {CACHE_BYTES_MAX} is expected"));
         }
+        for (model, devices) in &self.pin {
+            let wrong = |reason: &str| Err(ConfigError::Pin { model: model.clone(), reason: reason.to_owned() });
+            let twice = (1..devices.len()).any(|at| devices[..at].contains(&devices[at]));
+            if devices.is_empty() || twice {
+                return wrong("a list of different names of devices is expected, such as [\"cuda:0\"]");
+            }
+        }
+        if self.inject.cpu_devices > CPU_DEVICES_MAX {
+            return wrong("inject.cpu_devices", &format!("at most {CPU_DEVICES_MAX} is expected"));
+        }
+        group::check(&self.group)?;
         check_alone(&self.source)?;
         self.rules().map(|_| ())
     }
@@ -299,5 +338,12 @@ mod tests {
         let message = read("worker_nice = 20").unwrap_err().to_string();
         assert_eq!(message, "worker_nice: 0 to 19 is expected");
         assert!(read("listen = \"localhost\"").is_err());
+        let message = read("pin = { nanodet = [] }").unwrap_err().to_string();
+        assert!(message.starts_with("pin.nanodet: a list of different names"), "{message}");
+        let message = read("gpu_precision = \"fp8\"").unwrap_err().to_string();
+        assert!(message.contains("fp16"), "{message}");
+        let config =
+            read("gpu_precision = \"fp16\"\ngpu_provider = \"tensorrt\"\npin = { nanodet = [\"cuda:0\"] }").unwrap();
+        assert_eq!((config.gpu_precision, config.gpu_provider), (Some(Precision::Fp16), GpuProvider::Tensorrt));
     }
 }

@@ -1,11 +1,13 @@
 //! The node's desk: questions and sessions that come through the gateway.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use ractor::ActorRef;
+use sensorium_device::clock::now_ns;
 use sensorium_models::ModelPackage;
 use sensorium_transport::Payload;
 use sensorium_wire::Kind;
@@ -18,6 +20,8 @@ use crate::cluster::Cluster;
 use crate::data::NodeFile;
 use crate::engine::Engine;
 use crate::gateway::{Desk, SessionRequest};
+use crate::group::GroupTable;
+use crate::pins::Pins;
 use crate::source::Sources;
 use crate::status::NodeStatus;
 
@@ -28,8 +32,10 @@ pub struct NodeDesk {
     engine: Arc<Engine>,
     cluster: Arc<Cluster>,
     board: Arc<Board>,
+    groups: Arc<GroupTable>,
     sources: Arc<Sources>,
     models: String,
+    pins: BTreeMap<String, Vec<String>>,
     sessions: Mutex<Option<ActorRef<SessionsMessage>>>,
     running: AtomicUsize,
     /// A clone for each source that is to be closed before the node ends.
@@ -42,8 +48,9 @@ impl NodeDesk {
         file: NodeFile,
         sources: Arc<Sources>,
         cluster: Arc<Cluster>,
-        board: Arc<Board>,
+        (board, groups): (Arc<Board>, Arc<GroupTable>),
         packages: &[ModelPackage],
+        pins: Pins,
     ) -> Arc<Self> {
         let manifests: Vec<_> = packages.iter().map(|package| &package.manifest).collect();
         let models = serde_json::to_string(&manifests).unwrap_or_default();
@@ -53,8 +60,10 @@ impl NodeDesk {
             engine: Arc::clone(&cluster.engine),
             cluster,
             board,
+            groups,
             sources,
             models,
+            pins: pins.into_shown(),
             sessions: Mutex::new(None),
             running: AtomicUsize::new(0),
             open_sources: Arc::default(),
@@ -103,6 +112,11 @@ impl NodeDesk {
         self.stopping.subscribe()
     }
 
+    fn alerts(&self) -> Vec<String> {
+        let of_groups = self.groups.alerts(now_ns() / 1_000_000);
+        self.board.alerts().into_iter().chain(of_groups).chain(self.engine.rule_alerts()).collect()
+    }
+
     fn status(&self) -> NodeStatus {
         NodeStatus {
             name: self.file.name.clone(),
@@ -112,10 +126,12 @@ impl NodeDesk {
             peer: self.file.cluster.to_string(),
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             sessions: self.sessions(),
-            alerts: self.board.alerts().into_iter().chain(self.engine.rule_alerts()).collect(),
+            alerts: self.alerts(),
             devices: self.board.devices(),
+            groups: self.groups.status(),
             engine: self.engine.snapshot(),
             plan: self.engine.plan(),
+            pins: self.pins.clone(),
             cluster: self.cluster.status(),
             sources: self.sources.status(),
             edge: self.engine.edge_status(),

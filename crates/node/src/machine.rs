@@ -3,15 +3,17 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use sensorium_device::backend::cuda::{GpuQuotas, GpuSetup};
+use sensorium_device::backend::cuda::{GpuSetup, KernelSetup};
 use sensorium_device::protocol::{LaneSetup, ModelSetup, WorkerSetup};
 use sensorium_hardware::{CpuDevices, DeviceKind, DevicePlan, Gpu, HardwareError, Inventory, Plan, PlanOptions};
-use sensorium_models::ModelPackage;
-use sensorium_models::manifest;
+use sensorium_models::manifest::Precision;
+use sensorium_models::{Manifest, ModelPackage};
 use sensorium_wire::Modality;
 
+use crate::config::NodeConfig;
 use crate::engine::{Engine, LearnedTimes};
 use crate::node::NodeOptions;
+use crate::pins::Pins;
 
 /// Oldest CUDA that the libraries for GPUs run on, by its first number.
 const CUDA_MAJOR_MIN: u32 = 13;
@@ -29,7 +31,21 @@ pub(crate) fn plan_devices(options: &NodeOptions) -> Result<Plan, HardwareError>
     for reason in leave_out(&mut inventory, options.config.gpus, library, library.exists()) {
         tracing::warn!("{reason}");
     }
-    Ok(divide(&inventory, options.config.cpu_devices))
+    let mut plan = divide(&inventory, options.config.cpu_devices);
+    multiply(&mut plan, options.config.inject.cpu_devices);
+    Ok(plan)
+}
+
+/// Puts `count` devices in place of each of the processor's: several devices where the machine has one, for tests.
+fn multiply(plan: &mut Plan, count: u32) {
+    if count < 2 {
+        return;
+    }
+    let (cpus, mut devices): (Vec<_>, Vec<_>) =
+        plan.devices.drain(..).partition(|device| device.kind == DeviceKind::Cpu);
+    let copies = cpus.iter().flat_map(|device| (0..count).map(|_| device.clone()));
+    devices.extend((0_u32..).zip(copies).map(|(at, device)| DevicePlan { name: format!("cpu:{at}"), ..device }));
+    plan.devices = devices;
 }
 
 fn divide(inventory: &Inventory, cpu_devices: CpuDevices) -> Plan {
@@ -92,21 +108,22 @@ pub(crate) fn worker_setup(
     packages: &[ModelPackage],
     engine: &Engine,
     known: &LearnedTimes,
+    pins: &Pins,
     device: &DevicePlan,
     cpus: Vec<u32>,
 ) -> WorkerSetup {
-    let gpu = gpu_setup(device, options.config.gpu_quota_mib);
-    let kind = if gpu.is_some() { manifest::DeviceKind::Cuda } else { manifest::DeviceKind::Cpu };
+    let gpu = gpu_setup(device, &options.config, &options.engines, &options.kernels);
     let onnxruntime = if gpu.is_some() { &options.onnxruntime_gpu } else { &options.onnxruntime };
     let lanes = Modality::ALL.map(|modality| LaneSetup {
         modality,
         models: packages
             .iter()
             .filter(|package| package.manifest.modality == modality)
-            .filter(|package| package.manifest.placement.devices.contains(&kind))
+            .filter(|package| pins.allow(&package.manifest, device))
             .map(|package| ModelSetup {
                 name: package.manifest.name.clone(),
-                profile: known.profile(&device.name, &package.manifest.name, package.manifest.version),
+                precision: if gpu.is_some() { precision(&options.config, &package.manifest) } else { Precision::Fp32 },
+                known: known.measured(&device.name, &package.manifest.name, package.manifest.version),
             })
             .collect(),
     });
@@ -120,18 +137,32 @@ pub(crate) fn worker_setup(
         weights: options.weights.clone(),
         slab_bytes: engine.slab.memory_bytes(),
         lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
+        groups: Vec::new(),
         injection: Some(options.config.inject.clone()),
         standby: false,
     }
 }
 
-fn gpu_setup(device: &DevicePlan, quotas: GpuQuotas) -> Option<GpuSetup> {
+/// What a model's networks compute in on a GPU: what the configuration says, for models that have a variant for it, else
+/// what the manifest says.
+fn precision(config: &NodeConfig, manifest: &Manifest) -> Precision {
+    match config.gpu_precision {
+        Some(wanted) if manifest.has(wanted) => wanted,
+        Some(_) => Precision::Fp32,
+        None => manifest.placement.gpu_precision,
+    }
+}
+
+fn gpu_setup(device: &DevicePlan, config: &NodeConfig, engines: &Path, kernels: &KernelSetup) -> Option<GpuSetup> {
     match &device.kind {
         DeviceKind::Cuda { uuid, .. } => Some(GpuSetup {
             uuid: uuid.clone(),
             memory_bytes: device.memory_bytes,
             numa_node: device.numa_node,
-            quotas,
+            quotas: config.gpu_quota_mib,
+            provider: config.gpu_provider,
+            engines: engines.to_owned(),
+            kernels: config.gpu_kernels.then(|| kernels.clone()),
         }),
         DeviceKind::Cpu => None,
     }
@@ -190,6 +221,22 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_decides_on_precision_where_a_model_has_a_variant() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster/models");
+        let open = |name: &str| ModelPackage::open(&repository.join(name), Path::new("weights")).unwrap().manifest;
+        let (mut detector, voice) = (open("nanodet"), open("silero-vad"));
+        let of = |wanted, manifest: &Manifest| {
+            precision(&NodeConfig { gpu_precision: wanted, ..NodeConfig::default() }, manifest)
+        };
+        assert_eq!(of(None, &detector), Precision::Fp32);
+        assert_eq!(of(Some(Precision::Fp16), &detector), Precision::Fp16);
+        assert_eq!(of(Some(Precision::Fp16), &voice), Precision::Fp32, "it has none");
+        detector.placement.gpu_precision = Precision::Fp16;
+        assert_eq!(of(None, &detector), Precision::Fp16);
+        assert_eq!(of(Some(Precision::Fp32), &detector), Precision::Fp32);
+    }
+
+    #[test]
     fn a_gpu_is_a_device_of_its_own_with_three_lanes() {
         let plan = divide(&machine(vec![gpu(0, "13.0")]), CpuDevices::Always);
         let names: Vec<_> = plan.devices.iter().map(|device| device.name.as_str()).collect();
@@ -197,9 +244,16 @@ mod tests {
         let [gpu, cpu, _] = &plan.devices[..] else { panic!("{names:?}") };
         assert_eq!(announced(gpu, &gpu.cpus), (sensorium_scheduler::DeviceKind::Accelerator, 3));
         assert_eq!(announced(cpu, &[1, 2]), (sensorium_scheduler::DeviceKind::Cpu, 2));
-        let setup = gpu_setup(gpu, GpuQuotas::default()).unwrap();
+        let kernels = KernelSetup { nvrtc: Default::default(), folder: "kernels".into() };
+        let setup = gpu_setup(gpu, &NodeConfig::default(), Path::new("engines"), &kernels).unwrap();
         assert_eq!((setup.uuid.as_str(), setup.numa_node), ("GPU-0", Some(1)));
-        assert!(setup.memory_bytes < 80 << 30 && gpu_setup(cpu, GpuQuotas::default()).is_none());
+        assert!(
+            setup.memory_bytes < 80 << 30 && gpu_setup(cpu, &NodeConfig::default(), Path::new(""), &kernels).is_none()
+        );
+        let mut plan = plan.clone();
+        multiply(&mut plan, 2);
+        let names: Vec<_> = plan.devices.iter().map(|device| device.name.as_str()).collect();
+        assert_eq!(names, ["cuda:0", "cpu:0", "cpu:1", "cpu:2", "cpu:3"]);
         assert_eq!(payload_nodes(&divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::Always)), [0, 1]);
         assert_eq!(payload_nodes(&divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::Never)), [1]);
         assert_eq!(divide(&machine(vec![super::tests::gpu(0, "13.0")]), CpuDevices::WithoutGpu).devices.len(), 1);

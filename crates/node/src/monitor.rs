@@ -76,6 +76,7 @@ mod tests {
             cpus: Vec::new(),
             broken_models: Vec::new(),
             standby: None,
+            notes: Vec::new(),
             gpu: None,
         }
     }

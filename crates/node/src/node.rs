@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ractor::{Actor, ActorRef};
+use sensorium_device::backend::cuda::KernelSetup;
 use sensorium_device::slab::{Slab, SlabError};
 use sensorium_hardware::HardwareError;
 use sensorium_models::repository::Repository;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use crate::actors::device::{DeviceArgs, DeviceMessage};
 use crate::actors::devices::DeviceSupervisorArgs;
 use crate::actors::endpoint::{EndpointArgs, Serve};
+use crate::actors::groups::GroupSupervisorArgs;
 use crate::actors::monitor::MonitorArgs;
 use crate::actors::node::{NodeArgs, NodeMessage, NodeSupervisor};
 use crate::actors::scheduler::SchedulerArgs;
@@ -32,8 +34,10 @@ use crate::data::{DataDirectory, DataError, DataLock, NodeFile};
 use crate::desk::NodeDesk;
 use crate::engine::{Engine, EngineSetup, EventLog, EventLogError, LearnedTimes, ModelTable};
 use crate::gateway::{Desk, Gateway};
+use crate::group::{self, GroupTable};
 use crate::health::Watch;
 use crate::machine;
+use crate::pins::Pins;
 use crate::session::SessionLimits;
 use crate::session::live::Tools;
 use crate::source::{OwnSetting, Sources};
@@ -48,10 +52,14 @@ pub struct NodeOptions {
     pub onnxruntime: PathBuf,
     /// The same with a CUDA provider beside it, for GPUs; need not exist, and then GPUs are not used.
     pub onnxruntime_gpu: PathBuf,
+    /// Where GPUs' kernels come from.
+    pub kernels: KernelSetup,
     /// Model repositories, in order of precedence.
     pub repositories: Vec<PathBuf>,
     /// Where model files are that do not lie beside their manifest.
     pub weights: PathBuf,
+    /// Where TensorRT keeps the networks that it compiled; made when it is used.
+    pub engines: PathBuf,
     /// The binary that is run as a worker, and its arguments.
     pub program: PathBuf,
     pub worker_arguments: Vec<String>,
@@ -137,6 +145,7 @@ impl Node {
         let bundle = certificates(data, config)?;
         let packages = load_models(&options)?;
         let plan = machine::plan_devices(&options)?;
+        let pins = Pins::new(config, &packages, &plan.devices)?;
         for note in &plan.notes {
             tracing::info!("{note}");
         }
@@ -149,6 +158,8 @@ impl Node {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("media").enable_all().build()?;
 
         let slab = Slab::create_on(&config.slab, &machine::payload_nodes(&plan))?;
+        let groups = group::plan(&config.group, &plan.devices).map_err(ConfigError::from)?;
+        let groups = Arc::new(GroupTable::new(groups));
         let board = Arc::new(Board::default());
         let name = config.name.clone().unwrap_or_else(|| options.host_name.clone());
         let models = ModelTable::new(packages.iter().map(|package| &package.manifest));
@@ -195,13 +206,16 @@ impl Node {
             board.add(&device.name, cpus.clone());
             let (kind, at_once) = machine::announced(device, &cpus);
             engine.add_device(DeviceId(number), kind, at_once);
+            let mut setup = machine::worker_setup(&options, &packages, &engine, &known, &pins, device, cpus);
+            setup.groups = groups.names_of(&device.name);
             devices.push(DeviceArgs {
                 device: DeviceId(number),
                 engine: Arc::clone(&engine),
                 board: Arc::clone(&board),
+                groups: Arc::clone(&groups),
                 program: options.program.clone(),
                 arguments: options.worker_arguments.clone(),
-                setup: machine::worker_setup(&options, &packages, &engine, &known, device, cpus),
+                setup,
                 standby: config.standby_workers.of(&device.kind),
                 io: api.handle().clone(),
             });
@@ -213,8 +227,8 @@ impl Node {
         };
         let cluster = Cluster::new(Arc::clone(&engine), options.membership.clone(), &file.name, api.handle().clone());
         let sources = Sources::new(Arc::clone(&cluster), &config.source);
-        let (board_shown, cluster_shown) = (Arc::clone(&board), Arc::clone(&cluster));
-        let desk = NodeDesk::new(file.clone(), Arc::clone(&sources), cluster_shown, board_shown, &packages);
+        let (shown, cluster_shown) = ((Arc::clone(&board), Arc::clone(&groups)), Arc::clone(&cluster));
+        let desk = NodeDesk::new(file.clone(), Arc::clone(&sources), cluster_shown, shown, &packages, pins);
         let gateway =
             Gateway::new(Arc::clone(&cluster), Arc::clone(&desk) as Arc<_>, Arc::clone(&sources), data.spool());
         let plane = Plane::default();
@@ -237,6 +251,7 @@ impl Node {
         let args = NodeArgs {
             engine: Arc::clone(&engine),
             devices: DeviceSupervisorArgs { devices },
+            groups: GroupSupervisorArgs::new(&groups),
             sources: SourceSupervisorArgs {
                 sources,
                 setting: OwnSetting {

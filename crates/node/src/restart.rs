@@ -15,6 +15,10 @@ pub enum Part {
     Gpu,
     DeviceActor,
     DeviceSupervisor,
+    /// A group of devices that is broken, each time it comes together anew.
+    Group,
+    GroupActor,
+    GroupSupervisor,
     Scheduler,
     Gateway,
     ClusterListener,
@@ -56,12 +60,15 @@ const fn row(part: Part, restarts_max: usize, window_ms: u64, backoff_ms: u64, t
 }
 
 /// The table.
-pub const TABLE: [RestartPolicy; 15] = [
+pub const TABLE: [RestartPolicy; 18] = [
     row(Part::Worker, 20, 60_000, 50, Then::Pause { pause_ms: 10_000 }),
     row(Part::Standby, 5, 60_000, 500, Then::Pause { pause_ms: 30_000 }),
     row(Part::Gpu, 3, 600_000, 500, Then::GiveUp),
     row(Part::DeviceActor, 5, 60_000, 50, Then::GiveUp),
     row(Part::DeviceSupervisor, 3, 60_000, 50, Then::StopNode),
+    row(Part::Group, 20, 60_000, 100, Then::Pause { pause_ms: 10_000 }),
+    row(Part::GroupActor, 5, 60_000, 50, Then::GiveUp),
+    row(Part::GroupSupervisor, 3, 60_000, 50, Then::GiveUp),
     row(Part::Scheduler, 5, 60_000, 10, Then::StopNode),
     row(Part::Gateway, 3, 60_000, 100, Then::StopNode),
     row(Part::ClusterListener, 5, 60_000, 200, Then::GiveUp),

@@ -65,6 +65,30 @@ pub struct ImageView<'a> {
     pub bytes: &'a [u8],
 }
 
+impl ImageView<'_> {
+    /// Checks that there are pixels, and as many bytes as they need.
+    ///
+    /// # Errors
+    /// [`ProcessingError::Empty`] or [`ProcessingError::ImageBytes`].
+    pub fn check(&self) -> Result<(), ProcessingError> {
+        let Self { width, height, format, bytes } = *self;
+        if width == 0 || height == 0 {
+            return Err(ProcessingError::Empty("image"));
+        }
+        let expected = (u64::from(width) * u64::from(height)).checked_mul(format.bytes_per_pixel() as u64);
+        if expected == Some(bytes.len() as u64) {
+            return Ok(());
+        }
+        let format = match format {
+            PixelFormat::Rgb24 => "rgb24",
+            PixelFormat::Bgr24 => "bgr24",
+            PixelFormat::Gray8 => "gray8",
+        };
+        let expected = expected.unwrap_or(u64::MAX);
+        Err(ProcessingError::ImageBytes { width, height, format, expected, bytes: bytes.len() })
+    }
+}
+
 /// What `prepare.step = "image"` of a manifest says.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ImageStep {
@@ -87,6 +111,16 @@ impl ImageStep {
                 Some(Self { width, height, fit, channels, layout, mean, std })
             }
             Prepare::Windows { .. } | Prepare::Utterance { .. } | Prepare::Tensor {} => None,
+        }
+    }
+
+    /// Dimensions of one image in the network's input.
+    #[must_use]
+    pub const fn dims(&self) -> [usize; 3] {
+        let (width, height) = (self.width as usize, self.height as usize);
+        match self.layout {
+            Layout::Nchw => [3, height, width],
+            Layout::Nhwc => [height, width, 3],
         }
     }
 
@@ -120,6 +154,6 @@ pub(crate) mod tests {
         let prepare = Prepare::Image { width, height, fit, channels, layout, mean, std };
         assert_eq!(ImageStep::from_prepare(&prepare), Some(step(4, 3)));
         assert_eq!(ImageStep::from_prepare(&Prepare::Tensor {}), None);
-        assert_eq!(step(4, 3).values(), 36);
+        assert_eq!((step(4, 3).values(), step(4, 3).dims()), (36, [3, 3, 4]));
     }
 }

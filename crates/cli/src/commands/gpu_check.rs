@@ -6,15 +6,21 @@
 mod answers;
 mod checked;
 mod checks;
+mod group;
+mod half;
 mod illegal;
 mod kernels;
 mod killed;
+mod partition;
+mod path;
+mod rates;
 mod report;
 mod restart;
 mod shares;
 mod standby;
 mod target;
 mod throughput;
+mod torch;
 mod upload;
 
 use std::fs;
@@ -47,7 +53,7 @@ pub(crate) fn run(paths: &Paths, arguments: &GpuCheckArguments) -> Outcome {
         let known: Vec<_> = CHECKS.iter().map(|check| check.name).collect();
         bail!("--only {unknown}: there is no such check; there are {}", known.join(", "));
     }
-    let Some(target) = Target::find(paths, arguments.device)? else {
+    let Some(target) = Target::find(paths, arguments.device, arguments.reference.clone())? else {
         println!("no GPU: 0 of {} GPU checks ran", CHECKS.len());
         return Ok(ExitCode::from(STATUS_NO_GPU));
     };
@@ -101,7 +107,9 @@ fn observe(check: &Check, target: &Target, arguments: &GpuCheckArguments, limit:
     let mut command = Command::new(std::env::current_exe()?);
     // The options that said where models and libraries are hold for the check as well.
     command.args(std::env::args_os().skip(1)).arg("--check").arg(check.name);
-    command.arg("--target").arg(serde_json::to_string(target)?);
+    let mut target = target.clone();
+    target.seconds_max = limit.as_secs();
+    command.arg("--target").arg(serde_json::to_string(&target)?);
     command.envs(target.environment()).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let began = Instant::now();
     let mut process = command.spawn().context("starting a check")?;
@@ -122,7 +130,11 @@ fn observe(check: &Check, target: &Target, arguments: &GpuCheckArguments, limit:
         return Ok(row(Verdict::TimedOut, finding, seconds));
     };
     let finding = read(&file).unwrap_or_else(|| Finding::failed(format!("its process ended: {status}")));
-    let verdict = if finding.error.is_none() { Verdict::Passed } else { Verdict::Failed };
+    let verdict = match (&finding.error, &finding.skipped) {
+        (Some(_), _) => Verdict::Failed,
+        (None, Some(_)) => Verdict::Skipped,
+        (None, None) => Verdict::Passed,
+    };
     Ok(row(verdict, finding, seconds))
 }
 

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
+use sensorium_models::ModelPackage;
+use sensorium_models::manifest::Precision;
 use sensorium_models::repository::Repository;
 use serde_json::json;
 
@@ -35,6 +37,15 @@ pub(crate) fn run(paths: &Paths, arguments: &ModelsArguments) -> Outcome {
             );
             println!("{:<14} {}", "", manifest.description);
         }
+        let variants: Vec<_> = manifest.variants.iter().map(|variant| variant.name).collect();
+        for precision in variants {
+            let problem = variant_problem(package, precision).filter(|_| !arguments.no_check);
+            // A model that asks for one it has not runs all the same, and not as it should.
+            broken += usize::from(problem.is_some() && manifest.placement.gpu_precision == precision);
+            if let Some(problem) = problem.filter(|_| !arguments.json) {
+                println!("{:<14} {} is not used: {problem}", "", precision.name());
+            }
+        }
         rows.push(json!({ "manifest": manifest, "folder": package.folder, "problem": problem }));
     }
     for (folder, error) in &repository.broken {
@@ -47,4 +58,9 @@ pub(crate) fn run(paths: &Paths, arguments: &ModelsArguments) -> Outcome {
         println!("{}", json!(rows));
     }
     Ok(if broken == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is wrong with a variant's files.
+fn variant_problem(package: &ModelPackage, precision: Precision) -> Option<String> {
+    package.in_precision(precision)?.verify().err().map(|error| error.to_string())
 }

@@ -1,7 +1,6 @@
 //! A payload that suits a model, for measurements.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use anyhow::bail;
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use sensorium_models::manifest::{Dim, Manifest, Prepare};
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::{Dtype, JobId};
 
+use super::picture;
 use crate::payload::{self, FileJob};
 
 /// A payload that suits a model, and how to describe it.
@@ -35,17 +35,9 @@ impl Sample {
 
     /// A frame of the demonstration's street camera, as a camera would send it; `None` when it was not fetched.
     pub(super) fn camera(model: &str, cache: &Path) -> Option<Self> {
-        let media = cache.join("media/vtest.avi");
-        let frame = Command::new("ffmpeg")
-            .args(["-v", "error", "-ss", "10", "-i"])
-            .arg(&media)
-            .args(["-frames:v", "1", "-q:v", "4", "-c:v", "mjpeg", "-f", "image2pipe", "-"])
-            .stdin(Stdio::null())
-            .output()
-            .ok()?;
-        let bytes = Bytes::from(frame.stdout);
+        let bytes = Bytes::from(picture::street(cache).ok()?);
         let what = format!("a street camera's frame, 768 x 576 JPEG, {} bytes", bytes.len());
-        (frame.status.success() && !bytes.is_empty()).then(|| Self::described(Job::image(model), bytes, what))
+        Some(Self::described(Job::image(model), bytes, what))
     }
 
     fn described(job: Job, bytes: Bytes, what: String) -> Self {

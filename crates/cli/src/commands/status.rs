@@ -54,6 +54,10 @@ fn print(status: &Value) {
     let mib = |key: &str| engine[key].as_u64().unwrap_or(0) >> 20;
     println!("payload memory: {} of {} MiB out", mib("slab_bytes_out"), mib("slab_bytes"));
     super::plan::lines(&status["plan"]).iter().for_each(|line| println!("{line}"));
+    for (model, devices) in status["pins"].as_object().into_iter().flatten() {
+        let devices: Vec<_> = devices.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        println!("{model} is pinned to {}", devices.join(", "));
+    }
     neighbours(&status["cluster"]);
     sources(&status["sources"]);
     let none = Vec::new();
@@ -83,6 +87,7 @@ fn print(status: &Value) {
             mib("bytes_max")
         );
     }
+    groups(&status["groups"]);
     for device in status["devices"].as_array().unwrap_or(&none) {
         println!(
             "{} {}: worker {}, {} restarts{}",
@@ -107,15 +112,19 @@ fn print(status: &Value) {
             );
             for model in lane["models"].as_array().unwrap_or(&none) {
                 println!(
-                    "    {:<12} v{}  {:>7} µs a job, {:>4} MiB, loaded in {} ms{}",
+                    "    {:<12} v{} {:<4}  {:>7} µs a job, {:>4} MiB, loaded in {} ms{}",
                     text(model, "name"),
                     model["version"],
+                    text(model, "variant"),
                     model["service_p50_us"],
                     model["arena_bytes"].as_u64().unwrap_or(0) >> 20,
                     model["load_ms"],
                     operators(&model["placement"]).map_or_else(String::new, |words| format!(", {words}"))
                 );
             }
+        }
+        for note in device["notes"].as_array().unwrap_or(&none) {
+            println!("    {}", note.as_str().unwrap_or("-"));
         }
         for broken in device["broken_models"].as_array().unwrap_or(&none) {
             println!("    {} not loaded: {}", broken[0].as_str().unwrap_or("-"), broken[1].as_str().unwrap_or("-"));
@@ -167,6 +176,29 @@ fn gpu(sample: &Value) -> Option<String> {
         told(number("uncorrectable_errors"), ""),
         if slowed.is_empty() { String::new() } else { format!(", slowed by {}", slowed.join(", ")) }
     ))
+}
+
+fn groups(groups: &Value) {
+    for group in groups.as_array().into_iter().flatten() {
+        let names = |key: &str| {
+            let names: Vec<_> = group[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+            names.join(", ")
+        };
+        let told = |start: &str, names: String| if names.is_empty() { names } else { format!(", {start} {names}") };
+        println!(
+            "group {} {} over {}: {} in generation {}, exercised {} times{}{}{}{}",
+            text(group, "name"),
+            text(group, "state"),
+            text(group, "transport"),
+            names("devices"),
+            group["generation"],
+            group["pulses"],
+            group["pulse"]["all_gather_us"].as_f64().map_or_else(String::new, |us| format!(", {us:.0} µs")),
+            told("without a worker:", names("missing")),
+            told("without an answer:", names("silent")),
+            group["last_reason"].as_str().map_or_else(String::new, |reason| format!(", last: {reason}")),
+        );
+    }
 }
 
 fn sources(sources: &Value) {

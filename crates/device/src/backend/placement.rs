@@ -20,8 +20,8 @@ use crate::protocol::PlacementReport;
 const OPERATORS_MAX: usize = 100_000;
 /// Most kinds of operator that an error names.
 const NAMED_MAX: usize = 12;
-/// The provider that computes on a GPU, by ONNX Runtime's name.
-pub(super) const CUDA: &str = "CUDAExecutionProvider";
+/// The providers that compute on a GPU, by ONNX Runtime's names.
+const ON_GPU: [&str; 2] = ["CUDAExecutionProvider", "TensorrtExecutionProvider"];
 
 /// One operator of a network and the provider that computes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ impl Placed {
         let mut placed = Self::default();
         for assignment in assignments {
             *placed.by_provider.entry(assignment.provider.clone()).or_default() += 1;
-            if assignment.provider == CUDA {
+            if ON_GPU.contains(&assignment.provider.as_str()) {
                 placed.on_gpu += 1;
             } else {
                 *placed.elsewhere.entry(assignment.operator.clone()).or_default() += 1;
@@ -236,6 +236,8 @@ unsafe fn text(start: *const c_char) -> String {
 mod tests {
     use super::*;
 
+    const CUDA: &str = ON_GPU[0];
+
     fn placed(parts: &[(&str, &str, usize)]) -> Placed {
         let assignments: Vec<_> = parts
             .iter()
@@ -252,6 +254,8 @@ mod tests {
         let all = placed(&[(CUDA, "Conv", 3), (CUDA, "Relu", 2)]);
         assert_eq!(all.keeps(Compute::Gpu), Ok(()));
         assert_eq!(all.in_words(), "all 5 operators are on the GPU");
+        let compiled = placed(&[("TensorrtExecutionProvider", "Conv", 3), (CUDA, "Relu", 2)]);
+        assert_eq!(compiled.keeps(Compute::Gpu), Ok(()), "whichever provider has them");
         let shapes = placed(&[(CUDA, "Conv", 3), ("CPUExecutionProvider", "Slice", 1)]);
         assert_eq!(shapes.keeps(Compute::Gpu), Ok(()));
         assert!(shapes.in_words().contains("Slice × 1"), "it is shown all the same");

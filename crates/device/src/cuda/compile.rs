@@ -9,6 +9,7 @@ use std::ffi::{CString, OsStr};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::kernels::Source;
@@ -43,7 +44,7 @@ pub enum CompileError {
 }
 
 /// Where to look for NVRTC.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NvrtcSearch {
     /// The library's file as the operator named it: no other is tried. Default: not named.
     pub named: Option<PathBuf>,

@@ -50,8 +50,12 @@ pub const DETECTIONS: Source = Source {
 pub const LOG_MEL: Source =
     Source { name: "logmel.cu", text: source!("logmel.cu"), options: &[], entries: &["log_mel"] };
 
+/// Work of a known length, for measurements.
+pub const PARTITION: Source =
+    Source { name: "partition.cu", text: source!("partition.cu"), options: &[], entries: &["wait_clocks"] };
+
 /// All sources.
-pub const SOURCES: [Source; 3] = [PREPARE, DETECTIONS, LOG_MEL];
+pub const SOURCES: [Source; 4] = [PREPARE, DETECTIONS, LOG_MEL, PARTITION];
 
 /// How many blocks of how many threads: x, y, z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@
 use std::sync::Arc;
 
 use cudarc::driver::{
-    CudaContext, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError, LaunchConfig,
-    PushKernelArg, ValidAsZeroBits,
+    CudaContext, CudaEvent, CudaFunction, CudaModule, CudaSlice, CudaStream, DevicePtr, DeviceRepr, DriverError,
+    LaunchConfig, PushKernelArg, ValidAsZeroBits,
 };
 use cudarc::nvrtc::Ptx;
 use half::f16;
@@ -137,15 +137,44 @@ impl Kernels {
         descriptors: &mut CudaSlice<ImageSource>,
         out: &mut CudaSlice<T>,
     ) -> Result<(), LaunchError> {
+        self.prepare_in_turn(stream, step, (sources, sources.len()), slab, descriptors, out, None)
+    }
+
+    /// The same in batches of `per_launch`, one after the other. For measurements: `events` are recorded before the first
+    /// and after the last, and descriptors are sent before that.
+    ///
+    /// # Errors
+    /// When something does not fit the memory, or the driver refuses.
+    #[expect(clippy::too_many_arguments, reason = "what a launch needs, and what times it")]
+    pub fn prepare_in_turn<T: PreparedElement>(
+        &self,
+        stream: &Arc<CudaStream>,
+        step: &PrepareStep,
+        (sources, per_launch): (&[ImageSource], usize),
+        slab: &CudaSlice<u8>,
+        descriptors: &mut CudaSlice<ImageSource>,
+        out: &mut CudaSlice<T>,
+        events: Option<(&CudaEvent, &CudaEvent)>,
+    ) -> Result<(), LaunchError> {
         step.check(sources, slab.len(), out.len() / step.values().max(1))?;
         fits("the list of sources", descriptors.len(), sources.len())?;
         stream.memcpy_htod(sources, descriptors).map_err(driver("sending descriptors of images"))?;
-        let mut launch = stream.launch_builder(T::kernel(self));
-        launch.arg(slab).arg(&*descriptors).arg(step).arg(out);
-        // SAFETY: the arguments are those of `prepare_*` in order and type; the batch was checked against the lengths of
-        // the memory, and `descriptors` holds that batch.
-        unsafe { launch.launch(config(kernels::prepare(step, sources.len()))) }
-            .map_err(driver("launching the preparation of images"))?;
+        if let Some((began, _)) = events {
+            began.record(stream).map_err(driver("timing the preparation of images"))?;
+        }
+        for from in (0..sources.len()).step_by(per_launch.max(1)) {
+            let images = per_launch.max(1).min(sources.len() - from);
+            let batch = descriptors.slice(from..from + images);
+            let mut launch = stream.launch_builder(T::kernel(self));
+            launch.arg(slab).arg(&batch).arg(step).arg(&mut *out);
+            // SAFETY: the arguments are those of `prepare_*` in order and type; the batch was checked against the lengths
+            // of the memory, and `descriptors` holds it from `from` on.
+            unsafe { launch.launch(config(kernels::prepare(step, images))) }
+                .map_err(driver("launching the preparation of images"))?;
+        }
+        if let Some((_, ended)) = events {
+            ended.record(stream).map_err(driver("timing the preparation of images"))?;
+        }
         Ok(())
     }
 
@@ -320,6 +349,31 @@ impl BoxBuffers {
         outcomes.truncate(images);
         found.truncate(images.saturating_mul(self.detections_max as usize));
         Ok((outcomes, found))
+    }
+
+    /// Boxes that there is room for in each image.
+    #[must_use]
+    pub fn places(&self) -> usize {
+        self.detections_max as usize
+    }
+
+    /// Queues the copy of what the last launch found in as many images as `outcomes` has places. From pinned memory the caller
+    /// must wait for `stream` before it looks.
+    ///
+    /// # Errors
+    /// When there are not so many images or places, or the driver refuses.
+    pub fn download(
+        &self,
+        stream: &Arc<CudaStream>,
+        outcomes: &mut [Outcome],
+        found: &mut [Found],
+    ) -> Result<(), LaunchError> {
+        let images = outcomes.len();
+        fits("the buffer of images", self.images_max, images)?;
+        fits("the list of boxes", found.len(), images * self.places())?;
+        let failed = driver("reading boxes back");
+        stream.memcpy_dtoh(&self.outcomes.slice(..images), outcomes).map_err(&failed)?;
+        stream.memcpy_dtoh(&self.found.slice(..images * self.places()), found).map_err(&failed)
     }
 
     fn check(&self, candidates: u32, images: usize) -> Result<(), ArgumentError> {

@@ -8,6 +8,7 @@ use sensorium_wire::result::{ClassScore, ModelResult};
 use super::preparation::Opened;
 use super::{JobAnswer, write, write_result};
 use crate::backend::Tensor;
+use crate::cuda::arguments::{Found, Outcome};
 
 mod detections;
 mod pose;
@@ -25,6 +26,12 @@ pub(super) trait Interpretation: Send {
 
     /// Takes row `row` of `tensors`, which belongs to job `job`.
     fn row(&mut self, job: usize, tensors: &[Tensor], row: usize) -> Result<(), Rejection>;
+
+    /// Takes the boxes that the device found in the only image of job `job`.
+    fn boxes(&mut self, job: usize, outcome: &Outcome, found: &[Found]) -> Result<(), Rejection> {
+        let _ = (job, outcome, found);
+        failed("the model has no boxes")
+    }
 
     /// All rows of the job have been taken: writes its result.
     fn finish(&mut self, job: usize, output: &mut [u8]) -> Result<JobAnswer, Rejection>;

@@ -1,16 +1,19 @@
 //! From a model package to an executor: files verified, networks loaded, the manifest checked against them.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 
-use sensorium_models::manifest::{Dim, FileRole, Interpret, Manifest, TensorEntry};
+use sensorium_models::manifest::{Compute, Dim, FileRole, Interpret, Manifest, Precision, TensorEntry};
 use sensorium_models::{ModelError, ModelPackage, ServiceProfile};
+use sensorium_processing::image::ImageStep;
 use sensorium_processing::tokens::{TOKENIZER_BYTES_MAX, Tokenizer};
 use thiserror::Error;
 
 use super::batch::{BatchExecutor, Chunk};
 use super::identity::IdentityExecutor;
+use super::images::ImagesExecutor;
 use super::interpretation::{
     ClassesInterpretation, DetectionsInterpretation, FusionInterpretation, Interpretation, PoseInterpretation,
     TensorInterpretation,
@@ -18,7 +21,7 @@ use super::interpretation::{
 use super::speech::SpeechExecutor;
 use super::transcript::TranscriptExecutor;
 use super::{Executor, preparation, profile};
-use crate::backend::{Backend, BackendError, LoadOptions, Network, TensorBuffer};
+use crate::backend::{Backend, BackendError, ImagePlan, LoadOptions, Network, TensorBuffer};
 
 /// Why a model cannot be run on this device.
 #[derive(Debug, Error)]
@@ -70,10 +73,45 @@ pub fn load(package: &ModelPackage, backend: &dyn Backend) -> Result<Box<dyn Exe
         | Interpret::Fusion { .. }
         | Interpret::Pose {}
         | Interpret::Tensor {} => {
+            if let Some(executor) = images(package, backend)? {
+                return Ok(Box::new(executor));
+            }
             let network = network(package, backend, FileRole::Network)?;
             let interpretation = interpretation(package)?;
             Ok(Box::new(batch(package, network, interpretation).map_err(unfit)?))
         }
+    }
+}
+
+/// The networks of `package` to load where `wanted` is asked for, and where these are others, why.
+///
+/// A variant that is missing or damaged is no reason not to serve a model whose own networks are in order: these are used,
+/// which are slower and no less exact.
+#[must_use]
+pub fn chosen(package: &ModelPackage, wanted: Precision) -> (Cow<'_, ModelPackage>, Option<String>) {
+    if wanted == package.precision {
+        return (Cow::Borrowed(package), None);
+    }
+    let name = wanted.name();
+    let reason = match package.in_precision(wanted) {
+        Some(variant) => match variant.verify() {
+            Ok(()) => return (Cow::Owned(variant), None),
+            Err(error) => error.to_string(),
+        },
+        None => format!("{} lists no such variant", package.manifest_file().display()),
+    };
+    let own = package.precision.name();
+    (Cow::Borrowed(package), Some(format!("{}: {own} is used instead of {name}: {reason}", package.manifest.name)))
+}
+
+/// What runs of a model, for receipts and measurements: its precision, and who compiled it where that was not ONNX Runtime
+/// itself. At most 16 bytes.
+#[must_use]
+pub fn variant_name(package: &ModelPackage, backend: &dyn Backend) -> String {
+    let precision = package.precision.name();
+    match backend.name() {
+        "tensorrt" if package.manifest.placement.compute == Compute::Gpu => format!("{precision}-tensorrt"),
+        _ => precision.to_owned(),
     }
 }
 
@@ -95,18 +133,53 @@ pub fn load_measured(
 }
 
 fn network(package: &ModelPackage, backend: &dyn Backend, role: FileRole) -> Result<Box<dyn Network>, LoadError> {
-    let placement = &package.manifest.placement;
     let outputs: Vec<&str> = used_outputs(&package.manifest, role).collect();
-    let options = LoadOptions {
+    let inputs = inputs_of(package, role);
+    let network = backend.load(package.file(role)?, &options(package, &inputs, &outputs))?;
+    package.check(role, network.signature())?;
+    Ok(network)
+}
+
+fn inputs_of(package: &ModelPackage, role: FileRole) -> Vec<TensorEntry> {
+    package.manifest.inputs.iter().filter(|input| input.of == role).cloned().collect()
+}
+
+fn options<'a>(package: &ModelPackage, inputs: &'a [TensorEntry], outputs: &'a [&'a str]) -> LoadOptions<'a> {
+    let placement = &package.manifest.placement;
+    LoadOptions {
         threads: usize::from(placement.threads),
         rows_max: usize::from(placement.batch_max),
         compute: placement.compute,
         graphs: placement.graphs,
-        outputs: &outputs,
+        outputs,
+        precision: package.precision,
+        inputs,
+    }
+}
+
+/// The executor of a model of images on a device that does the steps around the network itself; `None` where either is
+/// not so.
+fn images(package: &ModelPackage, backend: &dyn Backend) -> Result<Option<ImagesExecutor>, LoadError> {
+    let manifest = &package.manifest;
+    let Some(step) = ImageStep::from_prepare(&manifest.prepare) else { return Ok(None) };
+    let unfit = |problem: String| LoadError::Unfit { file: package.manifest_file(), problem };
+    let outputs: Vec<&str> = used_outputs(manifest, FileRole::Network).collect();
+    let (boxes, interpretation): (_, Box<dyn Interpretation>) = match &manifest.interpret {
+        Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. } => {
+            let detections = DetectionsInterpretation::new(manifest, &package.labels()?).map_err(unfit)?;
+            let names: Vec<String> = outputs.iter().map(|name| (*name).to_owned()).collect();
+            let Some(boxes) = detections.plan(manifest, &names) else { return Ok(None) };
+            (Some(boxes), Box::new(detections))
+        }
+        _ => (None, interpretation(package)?),
     };
-    let network = backend.load(package.file(role)?, &options)?;
-    package.check(role, network.signature())?;
-    Ok(network)
+    let plan = ImagePlan { step, boxes };
+    let inputs = inputs_of(package, FileRole::Network);
+    let options = options(package, &inputs, &outputs);
+    let network = backend.load_images(package.file(FileRole::Network)?, &options, &plan)?;
+    let Some(network) = network else { return Ok(None) };
+    package.check(FileRole::Network, network.signature())?;
+    Ok(Some(ImagesExecutor::new(network, package.manifest_file(), step, interpretation)))
 }
 
 /// The outputs that the interpret step reads, in the manifest's order: what nothing reads is not computed.

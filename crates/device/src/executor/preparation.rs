@@ -10,7 +10,7 @@ use sensorium_wire::tensor::{Dtype, tensor_bytes};
 use super::{JobInput, sound, work};
 use crate::backend::TensorBuffer;
 
-mod image;
+pub(super) mod image;
 
 pub(super) use image::ImagePreparation;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use parking_lot::Mutex;
 
-use crate::backend::{Backend, BackendError, LoadOptions, Network, Placed};
+use crate::backend::{Backend, BackendError, ImageNetwork, ImagePlan, LoadOptions, Network, Placed};
 
 /// Around the backend of a lane, while one model is loaded.
 pub(super) struct Noting<'a> {
@@ -31,6 +31,19 @@ impl Backend for Noting<'_> {
     fn load(&self, file: &Path, options: &LoadOptions<'_>) -> Result<Box<dyn Network>, BackendError> {
         let network = self.backend.load(file, options)?;
         if let Some(placed) = network.placed() {
+            self.placed.lock().add(placed);
+        }
+        Ok(network)
+    }
+
+    fn load_images(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        plan: &ImagePlan,
+    ) -> Result<Option<Box<dyn ImageNetwork>>, BackendError> {
+        let network = self.backend.load_images(file, options, plan)?;
+        if let Some(placed) = network.as_ref().and_then(|network| network.placed()) {
             self.placed.lock().add(placed);
         }
         Ok(network)

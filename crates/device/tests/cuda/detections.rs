@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use sensorium_device::backend::{Backend, LoadOptions, NamedTensor, Tensor, TensorData};
 use sensorium_device::cuda::arguments::{BAD_CLASS, DflStep, Found, Geometry, NO_ROW, Outcome, RowsStep, SelectStep};
+use sensorium_device::cuda::check::inputs;
 use sensorium_device::cuda::twin::{self, Candidates, LevelOutputs};
 use sensorium_models::manifest::{FileRole, Interpret};
 use sensorium_processing::ProcessingError;
@@ -211,6 +212,35 @@ fn only_the_best_of_very_many_candidates_are_looked_at() {
         })
         .collect();
     compare_rows(&values, 3, &Selection { score_min: 0.0, iou_max: 0.5, detections_max: 1024 }).unwrap();
+}
+
+#[test]
+fn the_best_boxes_hide_those_of_their_class_that_overlap_them_and_no_others() {
+    let (crowds, rows) = (inputs::CROWDS, inputs::CROWDS * inputs::CROWD_ROWS);
+    let output = inputs::crowds();
+    let step = RowsStep { rows: u32::from(rows), classes: 3, score_min: 0.0, reserved: 0 };
+    step.check(2, output.len()).unwrap();
+    let source = SourceGeometry { width: 640, height: 360, fitted_width: 640, fitted_height: 360 };
+    let selection = Selection { score_min: 0.0, iou_max: 0.5, detections_max: 300 };
+    let (outcomes, found) = select(&twin::candidates_rows(&step, &output, 2), &selection, &[source; 2]);
+    for (image, values) in output.chunks_exact(6 * usize::from(rows)).enumerate() {
+        // By construction, whatever any implementation says: the first three of each crowd, best first.
+        let mut expected: Vec<[f32; 6]> = values.chunks_exact(6).map(|row| row.try_into().unwrap()).collect();
+        expected.sort_by(|a, b| b[4].total_cmp(&a[4]));
+        expected.retain(|row| {
+            let crowd_left = (row[0] - 10.0).rem_euclid(75.0);
+            [0.0, 20.0].contains(&crowd_left)
+        });
+        assert_eq!(expected.len(), usize::from(crowds * inputs::CROWD_KEPT));
+        assert_eq!(outcomes[image].count as usize, expected.len(), "image {image}");
+        for (found, row) in found[image * 300..].iter().zip(&expected) {
+            assert_eq!((&found.bbox[..], found.score), (&row[..4], row[4]), "image {image}");
+        }
+    }
+    for image in output.chunks_exact(6 * usize::from(rows)) {
+        let values: Vec<[f32; 6]> = image.chunks_exact(6).map(|row| row.try_into().unwrap()).collect();
+        compare_rows(&values, 3, &selection).unwrap();
+    }
 }
 
 #[test]

@@ -178,6 +178,13 @@ fn rows_become_boxes_as_in_the_twin() {
 }
 
 #[test]
+fn the_best_boxes_of_crowds_hide_the_others_as_in_the_twin() {
+    let rows = u32::from(inputs::CROWDS * inputs::CROWD_ROWS);
+    let geometry = Geometry { width: 640, height: 360, fitted_width: 640, fitted_height: 360 };
+    same_rows(rows, 0.0, &inputs::crowds(), &[geometry; 2]);
+}
+
+#[test]
 fn sound_becomes_bands_as_in_the_twin() {
     let mel = LogMel::audioset();
     let (samples, sounds) = inputs::sound();

@@ -56,7 +56,7 @@ impl Job {
         Self { sample_rate_hz: 16_000, ..Self::of(PayloadKind::Pcm, Dtype::I16, &dims, bytes) }
     }
 
-    fn input(&self, slice: Slice) -> JobInput<'_> {
+    pub(crate) fn input(&self, slice: Slice) -> JobInput<'_> {
         JobInput {
             payload: self.payload,
             dtype: self.dtype,
@@ -76,7 +76,7 @@ pub(crate) struct Ran {
     pub(crate) answer: Result<JobAnswer, Rejection>,
     pub(crate) times: StageTimes,
     pub(crate) unfinished: bool,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl Ran {

@@ -8,6 +8,7 @@ use sensorium_wire::submit::PixelFormat;
 
 use crate::cache::{cpu, package};
 use crate::harness::{Job, run, run_one, run_with};
+use crate::images::TwinDevice;
 use crate::media::{frame, jpeg, spoken};
 
 const VTEST: (usize, usize) = (576, 768);
@@ -312,4 +313,12 @@ fn moonshine_on_the_processor() {
 #[test]
 fn fusion_on_the_processor() {
     fusion(&cpu());
+}
+
+#[test]
+fn models_of_images_on_a_device_that_prepares_them_itself() {
+    let device = TwinDevice::open();
+    nanodet(&device);
+    centernet(&device);
+    movenet(&device);
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::cache::{cached, cpu, root};
 use crate::harness::{Job, run, run_one};
+use crate::images::TwinDevice;
 use crate::media::frame;
 use crate::models::{distance, iou, loaded, words};
 
@@ -226,4 +227,12 @@ fn contract(backend: &dyn Backend) {
 #[test]
 fn the_processor_agrees_with_the_references() {
     contract(&cpu());
+}
+
+#[test]
+fn a_device_that_prepares_images_itself_agrees_with_the_references() {
+    let device = TwinDevice::open();
+    same_boxes(&device, "nanodet");
+    same_boxes(&device, "centernet");
+    same_points(&device);
 }

@@ -16,11 +16,13 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
+use sensorium_device::backend::cuda::GpuProvider;
 use sensorium_device::clock::now_ns;
 use sensorium_device::protocol::{LaneReport, WorkerReport, WorkerSetup};
 use sensorium_device::supervise::{WorkerEvent, WorkerSpec};
 use sensorium_hardware::Health;
 use sensorium_scheduler::{DeviceId, LaneId};
+use sensorium_wire::Name;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -29,6 +31,7 @@ use self::quarantine::Quarantine;
 use crate::board::{Board, DeviceState, StandbyState, StandbyStatus};
 use crate::cluster::{Answering, Envoy, Subject};
 use crate::engine::{Engine, LaneModel};
+use crate::group::GroupTable;
 use crate::lane_reader;
 use crate::restart::{History, Part, Verdict};
 
@@ -37,6 +40,8 @@ const DRAIN_MS_MAX: u64 = 200;
 /// How long a worker may take to load its models, in milliseconds; and one that loads beside another at the least priority.
 const READY_MS_MAX: u64 = 120_000;
 const STANDBY_READY_MS_MAX: u64 = 600_000;
+/// The same where TensorRT may have to compile them first, which takes minutes.
+const COMPILED_MS_MAX: u64 = 1_200_000;
 /// The place whose worker is started first.
 const FIRST: usize = 0;
 
@@ -48,6 +53,7 @@ pub struct DeviceArgs {
     pub device: DeviceId,
     pub engine: Arc<Engine>,
     pub board: Arc<Board>,
+    pub groups: Arc<GroupTable>,
     /// The binary that is run as a worker, and its arguments.
     pub program: PathBuf,
     pub arguments: Vec<String>,
@@ -104,7 +110,11 @@ impl DeviceRun {
             arguments: self.args.arguments.clone(),
             setup: WorkerSetup { standby, ..self.args.setup.clone() },
             slab: Arc::clone(&self.args.engine.slab),
-            ready_ms_max: if standby { STANDBY_READY_MS_MAX } else { READY_MS_MAX },
+            ready_ms_max: match &self.args.setup.gpu {
+                Some(gpu) if gpu.provider == GpuProvider::Tensorrt => COMPILED_MS_MAX,
+                Some(_) | None if standby => STANDBY_READY_MS_MAX,
+                Some(_) | None => READY_MS_MAX,
+            },
         };
         let place = self.places.get_mut(at).ok_or("the device is being given up")?;
         if !place.is_free() {
@@ -162,21 +172,28 @@ impl DeviceRun {
         at: usize,
         worker: ReadyWorker,
     ) -> Result<(), ActorProcessingErr> {
-        let ReadyWorker { report, lanes } = worker;
+        let ReadyWorker { report, lanes, groups } = worker;
         self.places[at].stage = Stage::Serving;
         self.remember(&report);
         self.serving = report.lanes.clone();
         let args = &self.args;
         let mut broken = Vec::new();
+        for note in &report.notes {
+            tracing::warn!(device = args.setup.device, "{note}");
+        }
         for (lane_report, socket) in report.lanes.into_iter().zip(lanes) {
             let socket = Arc::new(socket);
             let mut models = Vec::new();
             for (index, model) in (0_u32..).zip(lane_report.models) {
                 match (model.outcome, args.engine.models.find(&model.name)) {
-                    (Ok(profile), Some(info)) => {
-                        let placement = model.placement.bounded();
-                        models.push(LaneModel { key: info.key, index, load_ms: model.load_ms, profile, placement });
-                    }
+                    (Ok(measured), Some(info)) => models.push(LaneModel {
+                        key: info.key,
+                        index,
+                        load_ms: model.load_ms,
+                        variant: Name::cut(&measured.variant),
+                        profile: measured.profile,
+                        placement: model.placement.bounded(),
+                    }),
                     (Ok(_), None) => broken.push((model.name, "not in the node's repository".to_owned())),
                     (Err(reason), _) => {
                         tracing::error!(device = args.setup.device, model = model.name, reason, "model not loaded");
@@ -199,7 +216,8 @@ impl DeviceRun {
                 }
             }));
         }
-        args.board.ready(args.device.0, self.places[at].pid, broken);
+        args.board.ready(args.device.0, self.places[at].pid, broken, report.notes);
+        self.args.groups.sit(&self.args.setup.device, groups);
         tracing::info!(device = args.setup.device, "ready");
         self.order_standby()
     }
@@ -219,7 +237,7 @@ impl DeviceRun {
     fn remember(&mut self, report: &WorkerReport) {
         for (lane, reported) in self.args.setup.lanes.iter_mut().zip(&report.lanes) {
             for (model, reported) in lane.models.iter_mut().zip(&reported.models) {
-                model.profile = reported.outcome.as_ref().ok().cloned();
+                model.known = reported.outcome.as_ref().ok().cloned();
             }
         }
     }
@@ -243,6 +261,8 @@ impl DeviceRun {
                 return Ok(());
             }
         }
+        let why = self.quarantine.as_ref().map_or(reason, |quarantine| &quarantine.reason);
+        self.args.groups.leave(&self.args.setup.device, why);
         // What the worker answered before it died still counts.
         for reader in self.readers.drain(..) {
             let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS_MAX), reader).await;
@@ -321,7 +341,9 @@ impl DeviceRun {
         let Some(at) = self.place_of(incarnation) else { return Ok(()) };
         match event {
             WorkerEvent::Spawned { pid, .. } => self.spawned(at, pid),
-            WorkerEvent::Ready { report, lanes, .. } => self.ready(me, at, ReadyWorker { report, lanes })?,
+            WorkerEvent::Ready { report, lanes, groups, .. } => {
+                self.ready(me, at, ReadyWorker { report, lanes, groups })?;
+            }
             WorkerEvent::Exited { reason, .. } => self.exited(me, at, &reason).await?,
         }
         Ok(())
@@ -404,6 +426,7 @@ impl Drop for DeviceRun {
     fn drop(&mut self) {
         self.places.iter_mut().for_each(Place::kill);
         self.places.clear();
+        self.args.groups.leave(&self.args.setup.device, "its device's actor ended");
         self.args.engine.lose_device(self.args.device);
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::devices::{DeviceSupervisor, DeviceSupervisorArgs};
 use super::endpoint::{EndpointActor, EndpointArgs};
+use super::groups::{GroupSupervisor, GroupSupervisorArgs};
 use super::monitor::{MonitorActor, MonitorArgs};
 use super::scheduler::{SchedulerActor, SchedulerArgs};
 use super::sessions::{SessionSupervisor, SessionSupervisorArgs};
@@ -30,6 +31,7 @@ pub struct NodeSupervisor;
 pub struct NodeArgs {
     pub engine: Arc<Engine>,
     pub devices: DeviceSupervisorArgs,
+    pub groups: GroupSupervisorArgs,
     pub sessions: SessionSupervisorArgs,
     pub sources: SourceSupervisorArgs,
     pub scheduler: SchedulerArgs,
@@ -59,6 +61,7 @@ impl NodeState {
         let args = self.args.clone();
         let id = match part {
             Part::DeviceSupervisor => Actor::spawn_linked(None, DeviceSupervisor, args.devices, me).await?.0.get_id(),
+            Part::GroupSupervisor => Actor::spawn_linked(None, GroupSupervisor, args.groups, me).await?.0.get_id(),
             Part::Scheduler => Actor::spawn_linked(None, SchedulerActor, args.scheduler, me).await?.0.get_id(),
             Part::SessionSupervisor => {
                 Actor::spawn_linked(None, SessionSupervisor, args.sessions, me).await?.0.get_id()
@@ -77,11 +80,11 @@ impl NodeState {
             | Part::Standby
             | Part::Gpu
             | Part::DeviceActor
+            | Part::Group
+            | Part::GroupActor
             | Part::SourceProcess
             | Part::SourceActor
-            | Part::Camera => {
-                return Ok(());
-            }
+            | Part::Camera => return Ok(()),
         };
         self.parts.insert(id, part);
         Ok(())
@@ -110,6 +113,9 @@ fn name(part: Part) -> &'static str {
         Part::Gpu => "gpu",
         Part::DeviceActor => "device actor",
         Part::DeviceSupervisor => "device supervisor",
+        Part::Group => "group",
+        Part::GroupActor => "group actor",
+        Part::GroupSupervisor => "group supervisor",
         Part::Scheduler => "scheduler actor",
         Part::Gateway => "gateway",
         Part::ClusterListener => "cluster listener",
@@ -133,6 +139,7 @@ impl Actor for NodeSupervisor {
         for part in [
             Part::Monitor,
             Part::Scheduler,
+            Part::GroupSupervisor,
             Part::DeviceSupervisor,
             Part::SessionSupervisor,
             Part::Gateway,

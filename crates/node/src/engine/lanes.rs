@@ -35,6 +35,8 @@ pub struct LaneModel {
     /// Its number in the worker.
     pub index: u32,
     pub load_ms: u64,
+    /// What of it runs: its precision, and who compiled it.
+    pub variant: Name<16>,
     pub profile: ServiceProfile,
     /// Where its operators are.
     pub placement: PlacementReport,
@@ -42,6 +44,8 @@ pub struct LaneModel {
 
 pub(super) struct SentBatch {
     pub(super) batch: BatchId,
+    /// Its model's number in the worker.
+    pub(super) model: u32,
     pub(super) sent_ns: u64,
     /// Its jobs may come back unfinished.
     pub(super) sliced: bool,
@@ -88,7 +92,7 @@ impl Engine {
                 model.profile.batches.iter().map(|batch| (batch.jobs, pick(batch))).collect()
             };
             let run_ns_max = u64::from(info.run_ms_max) * 1_000_000;
-            let learned = core.learned.find(device_name, info, &model.profile);
+            let learned = core.learned.find(device_name, info, model);
             let policy = ModelPolicy::new(
                 info.batch_max,
                 run_ns_max,
@@ -157,10 +161,20 @@ impl Engine {
             }
         }
         let (device_name, modality) = (link.device_name, link.modality);
+        let model = link.committed.front().map_or(0, |sent| sent.model);
+        let variant =
+            link.models.iter().find(|known| known.index == model).map_or_else(Name::default, |known| known.variant);
         let sent = link.committed.pop_front().expect("its number was just read");
         let service_ns = head.finished_ns.saturating_sub(head.received_ns);
-        let ran =
-            super::run::Ran { head, sent_ns: sent.sent_ns, collected_ns, device_name, modality, jobs: entries.len() };
+        let ran = super::run::Ran {
+            head,
+            sent_ns: sent.sent_ns,
+            collected_ns,
+            device_name,
+            modality,
+            variant,
+            jobs: entries.len(),
+        };
         // Before the scheduler hears, for it may send the next slice at once.
         let mut unfinished = Unfinished::new();
         for (entry, (key, _)) in entries.iter().zip(&sent.jobs).filter(|(entry, _)| entry.unfinished > 0) {

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use sensorium_device::protocol::Measured;
+use sensorium_models::manifest::Precision;
 use sensorium_models::profile::ServiceProfile;
 use sensorium_scheduler::Learned;
 use serde::{Deserialize, Serialize};
 
-use super::{Core, Engine, ModelInfo};
+use super::{Core, Engine, LaneModel, ModelInfo};
 
 /// Models and devices that are remembered; of more, those that were not seen for longest are forgotten.
 const KEPT_MAX: usize = 1024;
@@ -17,9 +19,16 @@ struct Kept {
     device: String,
     model: String,
     version: u32,
+    /// What of it ran. Files of nodes before there were variants have none.
+    #[serde(default = "single")]
+    variant: String,
     /// What was measured at load. What was learned is relative to it, so it is kept with it.
     profile: ServiceProfile,
     learned: Learned,
+}
+
+fn single() -> String {
+    Precision::Fp32.name().to_owned()
 }
 
 /// All that is kept.
@@ -52,16 +61,21 @@ impl LearnedTimes {
         }
     }
 
-    /// The profile on which an earlier run built what it learned.
+    /// The profile on which an earlier run built what it learned, and of what of the model.
     #[must_use]
-    pub fn profile(&self, device: &str, model: &str, version: u32) -> Option<ServiceProfile> {
+    pub fn measured(&self, device: &str, model: &str, version: u32) -> Option<Measured> {
         let kept = self.kept.iter().find(|kept| kept.is(device, model, version))?;
-        Some(kept.profile.clone())
+        Some(Measured { variant: kept.variant.clone(), profile: kept.profile.clone() })
     }
 
     /// What is known of a model, if it was learned on this profile.
-    pub(super) fn find(&self, device: &str, info: &ModelInfo, profile: &ServiceProfile) -> Learned {
-        let kept = self.kept.iter().find(|kept| kept.is(device, &info.name, info.version) && kept.profile == *profile);
+    pub(super) fn find(&self, device: &str, info: &ModelInfo, model: &LaneModel) -> Learned {
+        let same = |kept: &&Kept| {
+            kept.is(device, &info.name, info.version)
+                && kept.variant == model.variant.as_str()
+                && kept.profile == model.profile
+        };
+        let kept = self.kept.iter().find(same);
         kept.map(|kept| kept.learned.clone()).unwrap_or_default()
     }
 
@@ -91,6 +105,7 @@ impl Engine {
                         device: link.device_name.to_string(),
                         model: info.name.clone(),
                         version: info.version,
+                        variant: model.variant.to_string(),
                         profile: model.profile.clone(),
                         learned,
                     });

@@ -24,6 +24,8 @@ pub(super) struct Ran {
     pub(super) sent_ns: u64,
     pub(super) collected_ns: u64,
     pub(super) device_name: Name<16>,
+    /// What of the model ran.
+    pub(super) variant: Name<16>,
     pub(super) modality: Modality,
     pub(super) jobs: usize,
 }
@@ -159,7 +161,8 @@ impl Engine {
         let link = core.lanes.get_mut(&lane).expect("the scheduler dispatches to open lanes only");
         let index = link.models.iter().find(|known| known.key == model).map_or(0, |known| known.index);
         let slice_us = self.models.get(model).map_or(0, |info| info.slice_ms.saturating_mul(1000));
-        let mut sent = SentBatch { batch, sent_ns, sliced: slice_us > 0, jobs: Vec::with_capacity(jobs.len()) };
+        let mut sent =
+            SentBatch { batch, model: index, sent_ns, sliced: slice_us > 0, jobs: Vec::with_capacity(jobs.len()) };
         let (records, next_run) = (&mut core.records, &mut core.next_run);
         let entries = jobs.iter().filter_map(|job| {
             let record = records.get_mut(job.key)?;
@@ -321,6 +324,7 @@ impl Engine {
         receipt.stage_ns.iter_mut().zip(stages_of_run(times, entry, ran)).for_each(|(ns, run_ns)| *ns += run_ns);
         receipt.stage_ns[Stage::Answer as usize] = now - ran.collected_ns;
         receipt.device = ran.device_name;
+        receipt.variant = ran.variant;
         receipt.lane = ran.modality as u8;
         receipt.batch_size = u16::try_from(ran.jobs).unwrap_or(u16::MAX);
         receipt

@@ -43,6 +43,8 @@ pub struct LaneStatus {
 pub struct LaneModelStatus {
     pub name: String,
     pub version: u32,
+    /// What of it runs: `fp32` or `fp16`, with `-tensorrt` where that compiled it.
+    pub variant: String,
     pub load_ms: u64,
     /// Memory that the model took at load and warm-up, in bytes.
     pub arena_bytes: u64,
@@ -64,6 +66,7 @@ impl Engine {
                 Some(LaneModelStatus {
                     name: info.name.clone(),
                     version: info.version,
+                    variant: model.variant.to_string(),
                     load_ms: model.load_ms,
                     arena_bytes: model.profile.arena_bytes,
                     service_p50_us: model.profile.batches.first().map_or(0, |batch| batch.total.p50_ns / 1000),

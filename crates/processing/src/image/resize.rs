@@ -20,7 +20,10 @@ pub fn prepare_into(
     image: ImageView<'_>,
     out: &mut [f32],
 ) -> Result<SourceGeometry, ProcessingError> {
-    check(step, &image, out.len())?;
+    image.check()?;
+    if step.values() != out.len() || out.is_empty() {
+        return Err(ProcessingError::InputValues { expected: step.values(), values: out.len() });
+    }
     let geometry = SourceGeometry::fit(step, &image);
     if (geometry.fitted_width, geometry.fitted_height) != (step.width, step.height) {
         out.fill(0.0);
@@ -31,27 +34,6 @@ pub fn prepare_into(
         PixelFormat::Gray8 => resize::<1>(step, &image, &geometry, [0, 0, 0], out),
     }
     Ok(geometry)
-}
-
-fn check(step: &ImageStep, image: &ImageView<'_>, values: usize) -> Result<(), ProcessingError> {
-    let ImageView { width, height, format, bytes } = *image;
-    if width == 0 || height == 0 {
-        return Err(ProcessingError::Empty("image"));
-    }
-    let expected = (u64::from(width) * u64::from(height)).checked_mul(format.bytes_per_pixel() as u64);
-    if expected != Some(bytes.len() as u64) {
-        let format = match format {
-            PixelFormat::Rgb24 => "rgb24",
-            PixelFormat::Bgr24 => "bgr24",
-            PixelFormat::Gray8 => "gray8",
-        };
-        let expected = expected.unwrap_or(u64::MAX);
-        return Err(ProcessingError::ImageBytes { width, height, format, expected, bytes: bytes.len() });
-    }
-    if step.values() != values || values == 0 {
-        return Err(ProcessingError::InputValues { expected: step.values(), values });
-    }
-    Ok(())
 }
 
 /// Where a column or row of the result is sampled: between `first` and `second`, at `weight` of the way.

@@ -5,40 +5,87 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use sensorium_device::backend::twin::TwinBackend;
 use sensorium_device::backend::{LoadOptions, NamedTensor, TensorData};
-use sensorium_device::executor;
-use sensorium_models::manifest::{Compute, FileRole};
+use sensorium_device::executor::{self, Executor, JobInput, JobOutput, Slice};
+use sensorium_models::manifest::{Compute, FileRole, Prepare};
 use sensorium_wire::Modality;
+use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
 
+use super::half;
 use super::report::Finding;
 use super::target::Target;
+use crate::commands::picture;
 use crate::paths::Paths;
 
 /// Made-up jobs of each model.
 const RUNS: u32 = 3;
+const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Every model on made-up jobs, beside the processor.
+/// Every model on made-up jobs, beside the processor; models of images also on a picture, with the steps around the network
+/// on the device where it does them.
 pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Finding> {
     let device = target.open()?;
+    let picture = picture::street(&paths.cache)?;
     let mut finding = Finding::default();
     for package in target.packages(paths)? {
         let name = &package.manifest.name;
-        let twin = TwinBackend::new(device.backend(package.manifest.modality)?, device.processor()?);
-        let ran = executor::load(&package, &twin)
-            .map_err(|error| error.to_string())
-            .and_then(|mut executor| executor::warm_up(&mut *executor, &package, RUNS));
-        let differences = twin.differences();
-        match ran {
-            Ok(()) => {
-                finding.note(format!("{name}_largest_difference"), differences.largest);
-                finding.expect(differences.apart == 0, || {
-                    format!("{name}: {}", differences.first.clone().unwrap_or_default())
-                });
-            }
-            Err(error) => finding.expect(false, || format!("{name}: {error}")),
+        let backend = || anyhow::Ok((device.backend(package.manifest.modality)?, device.processor()?));
+        let (subject, reference) = backend()?;
+        compared(&mut finding, name, &TwinBackend::of_tensors(subject, reference), |twin| {
+            let mut executor = executor::load(&package, twin).map_err(|error| error.to_string())?;
+            executor::warm_up(&mut *executor, &package, RUNS)
+        });
+        if matches!(package.manifest.prepare, Prepare::Image { .. }) {
+            let (subject, reference) = backend()?;
+            compared(&mut finding, &format!("{name}_picture"), &TwinBackend::new(subject, reference), |twin| {
+                let mut executor = executor::load(&package, twin).map_err(|error| error.to_string())?;
+                (0..RUNS).try_for_each(|_| look(&mut *executor, &picture))
+            });
+        }
+        if let Err(error) = half::compare(&mut finding, &device, target, &package) {
+            finding.expect(false, || format!("{name} in fp16: {error:#}"));
         }
     }
     Ok(finding)
+}
+
+fn compared(
+    finding: &mut Finding,
+    name: &str,
+    twin: &TwinBackend,
+    run: impl FnOnce(&TwinBackend) -> Result<(), String>,
+) {
+    let ran = run(twin);
+    let differences = twin.differences();
+    match ran {
+        Ok(()) => {
+            finding.note(format!("{name}_largest_difference"), differences.largest);
+            finding.note(format!("{name}_values"), differences.values);
+            finding.expect(differences.apart == 0, || {
+                format!("{name}: {}", differences.first.clone().unwrap_or_default())
+            });
+        }
+        Err(error) => finding.expect(false, || format!("{name}: {error}")),
+    }
+}
+
+/// Runs one job: a picture.
+fn look(executor: &mut dyn Executor, picture: &[u8]) -> Result<(), String> {
+    let job = JobInput {
+        payload: PayloadKind::EncodedImage,
+        dtype: Dtype::U8,
+        dims: &[],
+        pixels: PixelFormat::Rgb24,
+        sample_rate_hz: 0,
+        state: &[],
+        bytes: picture,
+        slice: Slice::default(),
+    };
+    let mut room = vec![0; ANSWER_BYTES_MAX];
+    let mut outputs = [JobOutput::new(&mut room)];
+    executor.run(&[job], &mut outputs, &|_| ());
+    let [output] = outputs;
+    output.answer.map(drop).map_err(|rejection| rejection.to_string())
 }
 
 /// What every backend must do, on the smallest network with one input.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use sensorium_device::cuda::compile::NvrtcSearch;
+use sensorium_device::backend::cuda::KernelSetup;
 
 use super::report::Finding;
 use super::target::Target;
@@ -11,8 +11,9 @@ use crate::paths::Paths;
 
 pub(crate) fn run(paths: &Paths, target: &Target, out: &Path) -> anyhow::Result<Finding> {
     let device = target.open()?.gpu.context("kernels run on a GPU")?;
-    let search = NvrtcSearch { named: paths.nvrtc.clone(), cache: Some(paths.cache.clone()) };
-    let results = device.check_kernels(&search, &out.join("kernels"))?;
+    // Compiled anew: that is part of the check.
+    let setup = KernelSetup { folder: out.join("kernels"), ..paths.kernels() };
+    let results = device.check_kernels(&setup)?;
     let mut finding = Finding::default();
     finding.note("comparisons", results.len());
     finding.expect(!results.is_empty(), || "nothing was compared".to_owned());

@@ -15,11 +15,18 @@ pub(crate) struct Finding {
     pub(crate) values: BTreeMap<String, Value>,
     /// Why it failed; `None` = it passed.
     pub(crate) error: Option<String>,
+    /// Why there was nothing to check here; then nothing is said of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) skipped: Option<String>,
 }
 
 impl Finding {
     pub(crate) fn failed(error: String) -> Self {
-        Self { values: BTreeMap::new(), error: Some(error) }
+        Self { error: Some(error), ..Self::default() }
+    }
+
+    pub(crate) fn skipped(reason: impl Into<String>) -> Self {
+        Self { skipped: Some(reason.into()), ..Self::default() }
     }
 
     /// Notes a value; numbers that are none are left out.
@@ -40,6 +47,8 @@ impl Finding {
 pub(crate) enum Verdict {
     Passed,
     Failed,
+    /// What it compares with is not here.
+    Skipped,
     TimedOut,
     /// The time for all checks was over.
     NotRun,
@@ -50,6 +59,7 @@ impl Verdict {
         match self {
             Self::Passed => "passed",
             Self::Failed => "FAILED",
+            Self::Skipped => "skipped",
             Self::TimedOut => "TIMED OUT",
             Self::NotRun => "not run",
         }
@@ -81,7 +91,8 @@ impl Row {
             other => format!("{name} {other}"),
         });
         let values: Vec<_> = values.collect();
-        let error = self.finding.error.as_deref().map_or_else(String::new, |error| format!("  {error}"));
+        let why = self.finding.error.as_deref().or(self.finding.skipped.as_deref());
+        let error = why.map_or_else(String::new, |error| format!("  {error}"));
         format!(
             "{:<10} {:<9} {:>6.1} s  {}{error}\n{:22}{}",
             self.name,
@@ -111,7 +122,8 @@ impl Report {
     }
 
     pub(crate) fn all_passed(&self) -> bool {
-        self.rows.len() == self.checks && self.rows.iter().all(|row| row.verdict == Verdict::Passed)
+        let fine = |row: &Row| matches!(row.verdict, Verdict::Passed | Verdict::Skipped);
+        self.rows.len() == self.checks && self.rows.iter().all(fine)
     }
 
     /// Writes `gpu-report.json` and `gpu-report.txt`, whole or not at all.
@@ -132,6 +144,8 @@ impl Report {
         let passed = self.rows.iter().filter(|row| row.verdict == Verdict::Passed).count();
         let what =
             if self.device == "cuda" { "GPU checks" } else { "checks, on the processor: nothing is said of a GPU," };
-        format!("{passed} of {} {what} passed ({})", self.checks, self.device_name)
+        let skipped = self.rows.iter().filter(|row| row.verdict == Verdict::Skipped).count();
+        let skipped = if skipped == 0 { String::new() } else { format!(", {skipped} skipped") };
+        format!("{passed} of {} {what} passed{skipped} ({})", self.checks, self.device_name)
     }
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use sensorium_device::protocol::{LaneSetup, ModelSetup, WorkerReport, WorkerSetup};
 use sensorium_device::slab::{Slab, default_classes};
 use sensorium_device::supervise::{WorkerEvent, WorkerSpec, WorkerSupervisor};
+use sensorium_models::manifest::Precision;
 use sensorium_wire::Modality;
 
 use super::report::Finding;
@@ -69,7 +70,7 @@ fn setup(paths: &Paths, target: &Target, slab_bytes: u64) -> anyhow::Result<Work
         models: packages
             .iter()
             .filter(|package| package.manifest.modality == modality)
-            .map(|package| ModelSetup { name: package.manifest.name.clone(), profile: None })
+            .map(|package| ModelSetup { name: package.manifest.name.clone(), precision: Precision::Fp32, known: None })
             .collect(),
     });
     Ok(WorkerSetup {
@@ -82,6 +83,7 @@ fn setup(paths: &Paths, target: &Target, slab_bytes: u64) -> anyhow::Result<Work
         weights: paths.weights(),
         slab_bytes,
         lanes: lanes.into_iter().filter(|lane| !lane.models.is_empty()).collect(),
+        groups: Vec::new(),
         injection: None,
         standby: false,
     })
@@ -91,7 +93,7 @@ fn setup(paths: &Paths, target: &Target, slab_bytes: u64) -> anyhow::Result<Work
 fn remember(setup: &mut WorkerSetup, report: &WorkerReport) {
     for (lane, reported) in setup.lanes.iter_mut().zip(&report.lanes) {
         for (model, reported) in lane.models.iter_mut().zip(&reported.models) {
-            model.profile = reported.outcome.as_ref().ok().cloned();
+            model.known = reported.outcome.as_ref().ok().cloned();
         }
     }
 }

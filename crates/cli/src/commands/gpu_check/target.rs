@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sensorium_device::backend::cuda::{GpuQuotas, GpuSetup};
+use sensorium_device::backend::cuda::GpuSetup;
 use sensorium_device::backend::{Backend, CpuBackend, CudaBackend, CudaDevice};
 use sensorium_hardware::DeviceKind;
 use sensorium_models::ModelPackage;
@@ -22,14 +22,22 @@ pub(crate) struct Target {
     pub(crate) gpu: Option<GpuSetup>,
     name: String,
     pub(crate) library: PathBuf,
+    /// Inputs, and a network for PyTorch, to compare with; `None` = none are given.
+    pub(crate) reference: Option<PathBuf>,
+    /// How long the check may take, in seconds.
+    pub(crate) seconds_max: u64,
 }
 
 impl Target {
     /// The first GPU of this machine; `None` when there is none.
-    pub(crate) fn find(paths: &Paths, device: CheckedDevice) -> anyhow::Result<Option<Self>> {
+    pub(crate) fn find(
+        paths: &Paths,
+        device: CheckedDevice,
+        reference: Option<PathBuf>,
+    ) -> anyhow::Result<Option<Self>> {
         if device == CheckedDevice::Cpu {
             let library = paths.onnxruntime.clone();
-            return Ok(Some(Self { gpu: None, name: "processor".to_owned(), library }));
+            return Ok(Some(Self { gpu: None, name: "processor".to_owned(), library, reference, seconds_max: 0 }));
         }
         let inventory = sensorium_hardware::probe()?;
         let plan = sensorium_hardware::plan(&inventory, &sensorium_hardware::PlanOptions::default());
@@ -47,11 +55,11 @@ impl Target {
         let name = gpu.map_or_else(|| uuid.clone(), |gpu| format!("{}, driver {}", gpu.name, gpu.driver_version));
         let setup = GpuSetup {
             uuid,
-            memory_bytes: device.memory_bytes,
             numa_node: device.numa_node,
-            quotas: GpuQuotas::default(),
+            kernels: Some(paths.kernels()),
+            ..GpuSetup::first(device.memory_bytes)
         };
-        Ok(Some(Self { gpu: Some(setup), name, library: paths.onnxruntime_gpu.clone() }))
+        Ok(Some(Self { gpu: Some(setup), name, library: paths.onnxruntime_gpu.clone(), reference, seconds_max: 0 }))
     }
 
     pub(crate) const fn kind(&self) -> &'static str {

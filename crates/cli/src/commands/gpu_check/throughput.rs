@@ -6,9 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use sensorium_device::backend::cuda::GpuProvider;
 use sensorium_device::backend::{Backend, LoadOptions, NamedTensor, Network, TensorBuffer};
+use sensorium_device::executor;
 use sensorium_models::ModelPackage;
-use sensorium_models::manifest::{Compute, FileRole};
+use sensorium_models::manifest::{Compute, FileRole, Precision};
 use sensorium_wire::tensor::Dtype;
 
 use super::report::Finding;
@@ -22,6 +24,8 @@ const SOUND: &str = MODELS[1];
 const WARM_UP_RUNS: u32 = 5;
 /// How long each rate is measured.
 const MEASURED: Duration = Duration::from_secs(3);
+/// The same for each way of running the detector, of which there are many.
+const EACH_WAY: Duration = Duration::from_secs(2);
 /// Pause between two pieces of sound.
 const SOUND_EVERY: Duration = Duration::from_millis(20);
 /// What is aimed at: sound beside a full GPU takes at most this much longer, at the slowest hundredth.
@@ -46,7 +50,15 @@ impl Loaded {
         let outputs: Vec<String> = package.manifest.outputs.iter().map(|output| output.name.clone()).collect();
         let names: Vec<&str> = outputs.iter().map(String::as_str).collect();
         let threads = usize::from(package.manifest.placement.threads);
-        let options = LoadOptions { threads, rows_max: rows, compute, graphs, outputs: &names };
+        let options = LoadOptions {
+            threads,
+            rows_max: rows,
+            compute,
+            graphs,
+            outputs: &names,
+            precision: package.precision,
+            inputs: &package.manifest.inputs,
+        };
         let network = backend.load(package.file(FileRole::Network)?, &options)?;
         let mut inputs = Vec::new();
         for spec in &network.signature().inputs {
@@ -120,14 +132,20 @@ impl Times {
 pub(super) fn detector(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Finding> {
     let device = target.open()?;
     let package = target.package(paths, DETECTOR)?;
-    let backend = device.backend(package.manifest.modality)?;
     let mut finding = Finding::default();
+    let (half, problem) = executor::chosen(&package, Precision::Fp16);
+    finding.expect(problem.is_none(), || problem.clone().unwrap_or_default());
+    let ways = [(&package, false), (&package, true), (&*half, false), (&*half, true)];
     for rows in [1, 8, 32] {
-        for graphs in [false, true] {
-            let name = format!("batch_{rows}{}", if graphs { "_graphs" } else { "" });
-            match Loaded::new(&*backend, &package, rows, Compute::Gpu, graphs)
-                .and_then(|mut l| l.run_for(MEASURED, None))
-            {
+        for (package, graphs) in ways {
+            let precision = if package.precision == Precision::Fp16 { "_fp16" } else { "" };
+            let name = format!("batch_{rows}{precision}{}", if graphs { "_graphs" } else { "" });
+            // A backend for each: what one has loaded counts against its quota.
+            let times = device
+                .backend(package.manifest.modality)
+                .and_then(|backend| Loaded::new(&*backend, package, rows, Compute::Gpu, graphs))
+                .and_then(|mut loaded| loaded.run_for(EACH_WAY, None));
+            match times {
                 Ok(times) => {
                     finding.note(format!("{name}_frames_per_s"), times.rows_per_second());
                     finding.note(format!("{name}_ms_median"), times.quantile(500));
@@ -138,6 +156,34 @@ pub(super) fn detector(paths: &Paths, target: &Target, _: &Path) -> anyhow::Resu
             }
         }
     }
+    Ok(finding)
+}
+
+/// The detector as TensorRT compiles it, where that is installed.
+pub(super) fn tensorrt(paths: &Paths, target: &Target, out: &Path) -> anyhow::Result<Finding> {
+    let mut target = target.clone();
+    let gpu = target.gpu.as_mut().context("TensorRT needs a GPU")?;
+    gpu.provider = GpuProvider::Tensorrt;
+    gpu.engines = out.join("engines");
+    let device = target.open()?;
+    if let Some(note) = device.gpu.as_ref().and_then(|gpu| gpu.note()) {
+        return Ok(Finding::skipped(note));
+    }
+    let own = target.package(paths, DETECTOR)?;
+    let (half, problem) = executor::chosen(&own, Precision::Fp16);
+    let mut finding = Finding::default();
+    finding.expect(problem.is_none(), || problem.clone().unwrap_or_default());
+    for package in [&own, &*half] {
+        let name = package.precision.name();
+        let backend = device.backend(package.manifest.modality)?;
+        let began = Instant::now();
+        let mut loaded = Loaded::new(&*backend, package, 32, Compute::Gpu, false)?;
+        finding.note(format!("{name}_compiled_in_s"), began.elapsed().as_secs_f64());
+        let times = loaded.run_for(EACH_WAY, None)?;
+        finding.note(format!("batch_32_{name}_frames_per_s"), times.rows_per_second());
+        finding.note(format!("batch_32_{name}_ms_median"), times.quantile(500));
+    }
+    super::half::compare(&mut finding, &device, &target, &own)?;
     Ok(finding)
 }
 

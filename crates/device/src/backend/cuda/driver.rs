@@ -4,10 +4,15 @@
 #![allow(unsafe_code, reason = "calls of the CUDA driver that cudarc offers without a safe form")]
 
 use std::ffi::c_void;
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute_enum as Attribute, CUdeviceptr};
-use cudarc::driver::{CudaContext, CudaEvent, CudaStream, DriverError, LaunchConfig, PinnedHostSlice, result};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaSlice, CudaStream, DriverError, LaunchConfig, PinnedHostSlice, result,
+};
 use cudarc::nvrtc::Ptx;
 
 use super::fault::{GpuFault, check_driver_version};
@@ -42,14 +47,24 @@ pub(super) fn check_driver() -> Result<(), GpuFault> {
 
 /// That the provider's libraries can be loaded. They stay loaded: the provider finds them by their names.
 pub(super) fn check_libraries() -> Result<(), GpuFault> {
-    for (library, package) in LIBRARIES {
-        // SAFETY: NVIDIA's libraries, whose initialisers do nothing but set themselves up; ONNX Runtime would load the same.
-        match unsafe { libloading::Library::new(library) } {
-            Ok(loaded) => std::mem::forget(loaded),
-            Err(_) => return Err(GpuFault::LibraryMissing { library: library.to_owned(), package }),
-        }
+    match LIBRARIES.into_iter().find(|(library, _)| missing([library]).is_some()) {
+        Some((library, package)) => Err(GpuFault::LibraryMissing { library: library.to_owned(), package }),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+/// The first of these libraries of NVIDIA's that cannot be loaded. Those that can stay loaded.
+pub(super) fn missing<const COUNT: usize>(libraries: [&'static str; COUNT]) -> Option<&'static str> {
+    libraries.into_iter().find(|library| {
+        // SAFETY: NVIDIA's libraries, whose initialisers do nothing but set themselves up; ONNX Runtime would load the same.
+        match unsafe { libloading::Library::new(*library) } {
+            Ok(loaded) => {
+                std::mem::forget(loaded);
+                false
+            }
+            Err(_) => true,
+        }
+    })
 }
 
 /// The context of the only GPU that this process sees, `uuid`.
@@ -185,6 +200,40 @@ pub(super) unsafe fn download(stream: &CudaStream, from: CUdeviceptr, to: &mut [
     unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) }
 }
 
+/// Values on the device that somebody else allocated, lent to kernels. It frees nothing.
+pub(super) struct Foreign<T>(ManuallyDrop<CudaSlice<T>>);
+
+impl<T> Foreign<T> {
+    /// # Safety
+    /// `values` values that mean something as `T` lie at `address` for as long as this value and what was queued with it live.
+    pub(super) unsafe fn new(stream: &Arc<CudaStream>, address: CUdeviceptr, values: usize) -> Self {
+        // SAFETY: by the caller's promise; `drop` keeps it from being freed.
+        Self(ManuallyDrop::new(unsafe { stream.upgrade_device_ptr(address, values) }))
+    }
+}
+
+impl<T> Deref for Foreign<T> {
+    type Target = CudaSlice<T>;
+
+    fn deref(&self) -> &CudaSlice<T> {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Foreign<T> {
+    fn deref_mut(&mut self) -> &mut CudaSlice<T> {
+        &mut self.0
+    }
+}
+
+impl<T> Drop for Foreign<T> {
+    fn drop(&mut self) {
+        // SAFETY: taken once, here.
+        let slice = unsafe { ManuallyDrop::take(&mut self.0) };
+        let _ = slice.leak();
+    }
+}
+
 /// Payload memory that the GPU may read without a copy of its own, for as long as this value lives.
 pub struct PinnedSlab {
     context: Arc<CudaContext>,
@@ -213,6 +262,12 @@ impl PinnedSlab {
     #[must_use]
     pub fn memory(&self) -> &SharedMemory {
         &self.memory
+    }
+}
+
+impl fmt::Debug for PinnedSlab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PinnedSlab of {} bytes", self.memory.len())
     }
 }
 

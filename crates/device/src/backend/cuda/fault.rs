@@ -36,6 +36,8 @@ pub enum GpuFault {
          providers beside it", file.display()
     )]
     ProviderMissing { file: PathBuf },
+    #[error("TensorRT is not used, CUDA's provider is: {reason}; or set gpu_provider = \"cuda\"")]
+    TensorRt { reason: String },
     #[error(
         "GPU {uuid} is not there for this process; sensorium hardware shows those that are, and MIG slices may have changed"
     )]
@@ -177,6 +179,7 @@ mod tests {
             GpuFault::DriverTooOld { found: "12.4".to_owned() },
             GpuFault::LibraryMissing { library: "libcudnn.so.9".to_owned(), package: "cuDNN 9" },
             GpuFault::ProviderMissing { file: "/nowhere/x.so".into() },
+            GpuFault::TensorRt { reason: "libnvinfer.so.10 is not found".to_owned() },
             GpuFault::NotFound { uuid: "GPU-1".to_owned() },
             GpuFault::Busy { uuid: "GPU-1".to_owned() },
             GpuFault::OverQuota { lane: "visual", used_mib: 5000, quota_mib: 4096 },

@@ -1,12 +1,50 @@
-//! Measurements of a GPU's link, for checks.
+//! Measurements of a GPU's link and of networks alone, for checks.
 #![allow(unsafe_code, reason = "copies payload memory to a GPU without waiting for each copy")]
 
-use std::time::Instant;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{DevicePtrMut, DriverError};
 
 use super::driver;
-use super::{CudaDevice, GpuFault, PinnedSlab};
+use super::{CudaBackend, CudaDevice, GpuFault, PinnedSlab};
+use crate::backend::{BackendError, LoadOptions};
+
+/// Batches that are queued before the first of them is waited for.
+const QUEUED_BATCHES_MAX: u32 = 8;
+
+impl CudaBackend {
+    /// Batches a second of the network in `file` alone: rows that lie in its input already, of the shape `row_dims`, and outputs
+    /// that stay where they are. The network's outputs are those of `options`.
+    ///
+    /// # Errors
+    /// As loading or running it.
+    pub fn bare_batches_per_second(
+        &self,
+        file: &Path,
+        options: &LoadOptions<'_>,
+        row_dims: &[usize],
+        time: Duration,
+    ) -> Result<f64, BackendError> {
+        let mut network = self.load_on_gpu(file, options, Ok)?;
+        let wanted: Vec<String> = options.outputs.iter().map(|name| (*name).to_owned()).collect();
+        let mut queue = |batches: u32| {
+            for _ in 0..batches {
+                network
+                    .run_filled(row_dims, options.rows_max, &wanted, |_, _| Ok(()), |_, _| Ok(()))
+                    .map_err(|failure| network.failed(failure))?;
+            }
+            self.lane.streams.compute.synchronize().map_err(|error| network.failed(error.into()))
+        };
+        queue(QUEUED_BATCHES_MAX)?;
+        let (began, mut batches) = (Instant::now(), 0_u32);
+        while began.elapsed() < time {
+            queue(QUEUED_BATCHES_MAX)?;
+            batches += QUEUED_BATCHES_MAX;
+        }
+        Ok(f64::from(batches) / began.elapsed().as_secs_f64())
+    }
+}
 
 /// Bytes a second at which the first `copy_bytes` bytes of registered payload memory go to the GPU, over `copies` copies one after the
 /// other.

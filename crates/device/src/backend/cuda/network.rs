@@ -26,6 +26,7 @@ use super::share::{filled_up, recorded_rows};
 use crate::backend::{
     BackendError, LoadOptions, NamedTensor, Network, Placed, Tensor, TensorBuffer, placement, runtime,
 };
+use crate::cuda::launch::LaunchError;
 
 /// Shapes whose device memory is kept where launches are not recorded; the one used longest ago makes way.
 const SHAPES_MAX: usize = 8;
@@ -45,7 +46,7 @@ pub(super) struct CudaNetwork {
 }
 
 /// Why a run failed, before it is told with the network's file.
-enum Failure {
+pub(super) enum Failure {
     Ort(ort::Error),
     Driver(DriverError),
     Said(String),
@@ -60,6 +61,15 @@ impl From<ort::Error> for Failure {
 impl From<DriverError> for Failure {
     fn from(error: DriverError) -> Self {
         Self::Driver(error)
+    }
+}
+
+impl From<LaunchError> for Failure {
+    fn from(error: LaunchError) -> Self {
+        match error {
+            LaunchError::Driver { error, .. } => Self::Driver(error),
+            LaunchError::Compile(_) | LaunchError::Arguments(_) => Self::Said(error.to_string()),
+        }
     }
 }
 
@@ -93,12 +103,12 @@ struct Bound {
 }
 
 /// An output on the device.
-struct Computed {
-    name: String,
-    dims: Vec<usize>,
-    dtype: Dtype,
-    address: u64,
-    bytes: usize,
+pub(super) struct Computed {
+    pub(super) name: String,
+    pub(super) dims: Vec<usize>,
+    pub(super) dtype: Dtype,
+    pub(super) address: u64,
+    pub(super) bytes: usize,
 }
 
 impl CudaNetwork {
@@ -205,9 +215,7 @@ impl CudaNetwork {
         let mut dims: Vec<Vec<usize>> = inputs.iter().map(|input| input.dims.to_vec()).collect();
         let mut filled = None;
         if let Some((sizes, _)) = &bound.recorded {
-            let size = filled_up(given, sizes).ok_or_else(|| {
-                format!("{given} rows; launches are recorded for {} at most", sizes.last().copied().unwrap_or(0))
-            })?;
+            let size = sizes_up(given, sizes)?;
             for (spec, dims) in signature.inputs.iter().zip(&mut dims) {
                 if let (Some(None), Some(first)) = (spec.dims.first(), dims.first_mut()) {
                     *first = size;
@@ -280,7 +288,38 @@ impl CudaNetwork {
         Ok(tensors)
     }
 
-    fn failed(&self, failure: Failure) -> BackendError {
+    /// Runs a batch of `rows` rows, each of `row_dims`, of a bound network with one input, and waits for nothing. `fill` is given
+    /// the input's address and bytes and queues what writes it; `then` is given the outputs and how many rows were
+    /// computed, and queues what reads them: both on the lane's stream that computes.
+    pub(super) fn run_filled<T>(
+        &mut self,
+        row_dims: &[usize],
+        rows: usize,
+        wanted: &[String],
+        fill: impl FnOnce(u64, usize) -> Result<(), Failure>,
+        then: impl FnOnce(&[Computed], usize) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let Self { signature, bound, session, lane, .. } = self;
+        let bound = bound.as_mut().ok_or_else(|| "the network's tensors are not kept on the GPU".to_owned())?;
+        let size = match &bound.recorded {
+            Some((sizes, _)) => sizes_up(rows, sizes)?,
+            None => rows,
+        };
+        let dims = [size].into_iter().chain(row_dims.iter().copied()).collect();
+        let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        bound.runs += 1;
+        let at = bound.shape(session, signature, lane, vec![dims], &names)?;
+        let Bound { shapes, recorded, .. } = bound;
+        let shape = &shapes[at];
+        let outputs = recorded.as_ref().map_or(wanted, |(_, outputs)| outputs);
+        shape_is_bound(shape, outputs)?;
+        let (address, bytes) = shape.inputs[0];
+        fill(address, bytes)?;
+        let (computed, _kept) = run_kept(session, shape, outputs)?;
+        then(&computed, size)
+    }
+
+    pub(super) fn failed(&self, failure: Failure) -> BackendError {
         let during = format!("running {}", self.file.display());
         let fault = match &failure {
             Failure::Ort(error) => self.lane.device.fault_of_text(&error.to_string(), &during),
@@ -302,7 +341,7 @@ impl CudaNetwork {
 
 /// Waits for all of a lane's copies and computations when it goes, however a run ends: nothing that they use may be
 /// touched before.
-struct Waited<'a>(&'a Lane);
+pub(super) struct Waited<'a>(pub(super) &'a Lane);
 
 impl Drop for Waited<'_> {
     fn drop(&mut self) {
@@ -407,6 +446,12 @@ impl Shape {
         outputs.clone_into(&mut self.outputs);
         Ok(())
     }
+}
+
+/// The recorded size that holds `rows`.
+fn sizes_up(rows: usize, sizes: &[usize]) -> Result<usize, String> {
+    filled_up(rows, sizes)
+        .ok_or_else(|| format!("{rows} rows; launches are recorded for {} at most", sizes.last().copied().unwrap_or(0)))
 }
 
 fn shape_is_bound(shape: &Shape, outputs: &[String]) -> Result<(), Failure> {

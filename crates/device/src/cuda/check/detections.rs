@@ -19,8 +19,10 @@ pub(super) fn check(stream: &Arc<CudaStream>, kernels: &Kernels) -> Vec<CheckRes
         let name = format!("boxes from distributions: {}", dfl.name);
         CheckResult::of(&name, run_dfl(&name, stream, kernels, &dfl))
     });
-    let name = "boxes from rows";
-    distributions.chain([CheckResult::of(name, run_rows(name, stream, kernels))]).collect()
+    let crowd_rows = u32::from(inputs::CROWDS * inputs::CROWD_ROWS);
+    let rows = [("boxes from rows", 6000, inputs::rows()), ("boxes of crowds", crowd_rows, inputs::crowds())];
+    let rows = rows.map(|(name, rows, output)| CheckResult::of(name, run_rows(name, stream, kernels, rows, &output)));
+    distributions.chain(rows).collect()
 }
 
 fn failed(error: cudarc::driver::DriverError) -> LaunchError {
@@ -46,14 +48,19 @@ fn run_dfl(
     compare(name, stream, &boxes, &expected, &dfl.geometries)
 }
 
-fn run_rows(name: &str, stream: &Arc<CudaStream>, kernels: &Kernels) -> Result<CheckResult, LaunchError> {
+fn run_rows(
+    name: &str,
+    stream: &Arc<CudaStream>,
+    kernels: &Kernels,
+    rows: u32,
+    output: &[f32],
+) -> Result<CheckResult, LaunchError> {
     let geometries = [Geometry { width: 640, height: 360, fitted_width: 320, fitted_height: 180 }; 2];
-    let step = RowsStep { rows: 6000, classes: 3, score_min: 0.1, reserved: 0 };
-    let output = inputs::rows();
-    let sent = stream.clone_htod(&output).map_err(failed)?;
+    let step = RowsStep { rows, classes: 3, score_min: 0.1, reserved: 0 };
+    let sent = stream.clone_htod(output).map_err(failed)?;
     let mut boxes = BoxBuffers::new(stream, step.rows, geometries.len(), DETECTIONS_MAX)?;
     kernels.detect_rows(stream, &step, &sent, (IOU_MAX, &geometries), &mut boxes)?;
-    let expected = twin::candidates_rows(&step, &output, geometries.len());
+    let expected = twin::candidates_rows(&step, output, geometries.len());
     compare(name, stream, &boxes, &expected, &geometries)
 }
 

@@ -141,6 +141,30 @@ pub fn rows() -> Vec<f32> {
     (0..12_000).flat_map(row).collect()
 }
 
+/// Crowds of a [`crowds`] image, rows of a crowd, and rows of it that are kept at most 0.5 of overlap.
+pub const CROWDS: u16 = 40;
+pub const CROWD_ROWS: u16 = 6;
+pub const CROWD_KEPT: u16 = 3;
+
+/// Two images of crowds: in each the best box hides three of its class, and leaves one of another class in the same
+/// place and one that overlaps it by a third. The best boxes of all are the leaders in the first image, and one whole
+/// crowd in the second, so that whoever skips any of the best boxes when it suppresses keeps too much.
+#[must_use]
+pub fn crowds() -> Vec<f32> {
+    let shifts: [(f32, f32); CROWD_ROWS as usize] =
+        [(0.0, 0.0), (0.0, 1.0), (20.0, 0.0), (2.0, 0.0), (4.0, 0.0), (6.0, 0.0)];
+    let row = |image: u16, crowd: u16, member: u16| {
+        let rank = if image == 0 { member * CROWDS + crowd } else { crowd * CROWD_ROWS + member };
+        let (x, y) = (10.0 + 75.0 * f32::from(crowd % 8), 5.0 + 65.0 * f32::from(crowd / 8));
+        let (shift, class) = shifts[usize::from(member)];
+        [x + shift, y, x + shift + 40.0, y + 40.0, 0.99 - f32::from(rank) / 512.0, class]
+    };
+    // The best come last in the second image: their place says nothing.
+    let order = |image: u16, at: u16| if image == 0 { at } else { CROWDS * CROWD_ROWS - 1 - at };
+    let images = (0..2).flat_map(|image| (0..CROWDS * CROWD_ROWS).map(move |at| (image, order(image, at))));
+    images.flat_map(|(image, at)| row(image, at / CROWD_ROWS, at % CROWD_ROWS)).collect()
+}
+
 /// Noise with tones in it, and three sounds of it that overlap; frames that are and are not whole groups of four.
 #[must_use]
 pub fn sound() -> (Vec<f32>, Vec<SoundSource>) {

@@ -2,14 +2,18 @@
 
 use sensorium_models::Manifest;
 use sensorium_models::manifest::{Dim, Interpret, Prepare};
+use sensorium_processing::ProcessingError;
 use sensorium_processing::detections::{DflLevel, Selection, dfl, rows};
 use sensorium_processing::image::SourceGeometry;
 use sensorium_wire::ids::ShortName;
+use sensorium_wire::limits;
 use sensorium_wire::rejection::Rejection;
 use sensorium_wire::result::{Detection, ModelResult};
 
 use super::{Interpretation, f32_row, failed};
 use crate::backend::Tensor;
+use crate::backend::images::{BoxForm, BoxPlan};
+use crate::cuda::arguments::{DflStep, Found, NO_ROW, Outcome, RowsStep};
 use crate::executor::preparation::Opened;
 use crate::executor::{JobAnswer, refused, write_result};
 
@@ -72,6 +76,30 @@ impl DetectionsInterpretation {
         let labels = labels.iter().map(|label| ShortName::cut(label)).collect();
         Ok(Self { form, selection, labels, taken: Vec::new() })
     }
+
+    /// The same for a device that finds boxes itself; `None` when its kernels cannot. `outputs` are those of the network, in
+    /// the manifest's order.
+    pub(in crate::executor) fn plan(&self, manifest: &Manifest, outputs: &[String]) -> Option<BoxPlan> {
+        let classes = u32::try_from(self.labels.len()).ok()?;
+        let score_min = self.selection.score_min;
+        let form = match &self.form {
+            Form::Rows => {
+                let Some(Dim::Fixed(rows)) = manifest.outputs.first()?.shape.get(1) else { return None };
+                let step = RowsStep { rows: *rows, classes, score_min, reserved: 0 };
+                BoxForm::Rows { step, output: outputs.first()?.clone() }
+            }
+            Form::Dfl { input, bins, levels } => {
+                let strides: Vec<u32> = levels.iter().map(|level| level.stride).collect();
+                let step = DflStep::new(&strides, *input, u32::try_from(*bins).ok()?, classes, score_min)?;
+                let pair =
+                    |level: &Level| Some((outputs.get(level.scores)?.clone(), outputs.get(level.distances)?.clone()));
+                BoxForm::Dfl { step, outputs: levels.iter().map(pair).collect::<Option<_>>()? }
+            }
+        };
+        // More would not fit a result.
+        let detections_max = self.selection.detections_max.min(limits::RESULT_ITEMS_MAX);
+        Some(BoxPlan { form, selection: Selection { detections_max, ..self.selection } })
+    }
 }
 
 /// Finds the outputs of a stride by their shapes: `[N, cells, classes]` and `[N, cells, 4 × bins]`.
@@ -118,6 +146,20 @@ impl Interpretation for DetectionsInterpretation {
             }
         };
         taken.detections = found.map_err(refused)?;
+        Ok(())
+    }
+
+    fn boxes(&mut self, job: usize, outcome: &Outcome, found: &[Found]) -> Result<(), Rejection> {
+        if outcome.bad_row != NO_ROW {
+            let problem =
+                format!("row {} has a class without a label, there are {}", outcome.bad_row, self.labels.len());
+            return Err(refused(ProcessingError::Output { what: "of rows", problem }));
+        }
+        let detection = |found: &Found| {
+            let label = self.labels.get(found.class_index as usize).copied().unwrap_or_default();
+            Detection { bbox: found.bbox, score: found.score, class: found.class_index, label }
+        };
+        self.taken[job].detections = found.iter().map(detection).collect();
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use sensorium_device::protocol::LaneReport;
 pub(super) fn fits_twice(gpu: Option<&GpuSetup>, serving: &[LaneReport]) -> Result<(), String> {
     let Some(gpu) = gpu else { return Ok(()) };
     for lane in serving {
-        let taken = lane.models.iter().filter_map(|model| Some(model.outcome.as_ref().ok()?.arena_bytes));
+        let taken = lane.models.iter().filter_map(|model| Some(model.outcome.as_ref().ok()?.profile.arena_bytes));
         let taken_bytes: u64 = taken.fold(0, u64::saturating_add);
         let quota_bytes = gpu.quotas.bytes(lane.modality, gpu.memory_bytes);
         if taken_bytes.saturating_mul(2) > quota_bytes {
@@ -30,7 +30,7 @@ pub(super) fn fits_twice(gpu: Option<&GpuSetup>, serving: &[LaneReport]) -> Resu
 #[cfg(test)]
 mod tests {
     use sensorium_device::backend::cuda::GpuQuotas;
-    use sensorium_device::protocol::{ModelReport, PlacementReport};
+    use sensorium_device::protocol::{Measured, ModelReport, PlacementReport};
     use sensorium_models::ServiceProfile;
     use sensorium_wire::Modality;
 
@@ -41,7 +41,11 @@ mod tests {
             name: "model".to_owned(),
             version: 1,
             load_ms: 1,
-            outcome: Ok(ServiceProfile { batches: Vec::new(), arena_bytes: *mib << 20 }),
+            outcome: Ok(Measured {
+                variant: "fp32".to_owned(),
+                profile: ServiceProfile { batches: Vec::new(), arena_bytes: *mib << 20 },
+            }),
+            note: None,
             placement: PlacementReport::default(),
         };
         LaneReport { modality, models: mib.iter().map(model).collect() }
@@ -50,7 +54,7 @@ mod tests {
     #[test]
     fn both_workers_share_a_lanes_quota() {
         let quotas = GpuQuotas { visual: 1000, audio: 100, fusion: 100 };
-        let gpu = GpuSetup { uuid: "GPU-1".to_owned(), memory_bytes: 80 << 30, numa_node: None, quotas };
+        let gpu = GpuSetup { uuid: "GPU-1".to_owned(), quotas, ..GpuSetup::first(80 << 30) };
         let fits = |lanes: &[LaneReport]| fits_twice(Some(&gpu), lanes);
         assert_eq!(fits(&[lane(Modality::Visual, &[300, 200]), lane(Modality::Audio, &[50])]), Ok(()));
         let refused = fits(&[lane(Modality::Visual, &[300, 200]), lane(Modality::Audio, &[30, 21])]).unwrap_err();

@@ -40,6 +40,7 @@ pub(super) enum Stage {
 pub(super) struct ReadyWorker {
     pub(super) report: WorkerReport,
     pub(super) lanes: Vec<OwnedFd>,
+    pub(super) groups: Vec<OwnedFd>,
 }
 
 impl Place {
@@ -99,18 +100,21 @@ pub(super) fn lacks(standby: &[LaneReport], serving: &[LaneReport]) -> Option<St
 
 #[cfg(test)]
 mod tests {
-    use sensorium_device::protocol::{ModelReport, PlacementReport};
+    use sensorium_device::protocol::{Measured, ModelReport, PlacementReport};
     use sensorium_models::ServiceProfile;
     use sensorium_wire::Modality;
 
     use super::*;
 
     fn lane(outcomes: &[Result<(), &str>]) -> Vec<LaneReport> {
+        let measured =
+            || Measured { variant: "fp32".to_owned(), profile: ServiceProfile { batches: Vec::new(), arena_bytes: 0 } };
         let model = |outcome: &Result<(), &str>| ModelReport {
             name: "nanodet".to_owned(),
             version: 1,
             load_ms: 1,
-            outcome: outcome.map(|()| ServiceProfile { batches: Vec::new(), arena_bytes: 0 }).map_err(str::to_owned),
+            outcome: outcome.map(|()| measured()).map_err(str::to_owned),
+            note: None,
             placement: PlacementReport::default(),
         };
         vec![LaneReport { modality: Modality::Visual, models: outcomes.iter().map(model).collect() }]

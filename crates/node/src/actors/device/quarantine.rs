@@ -12,7 +12,7 @@ use crate::restart::Verdict;
 
 /// See the module.
 pub(super) struct Quarantine {
-    reason: String,
+    pub(super) reason: String,
     standing: Standing,
 }
 
