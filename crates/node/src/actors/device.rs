@@ -113,8 +113,8 @@ impl DeviceRun {
             slab: Arc::clone(&self.args.engine.slab),
             ready_ms_max: match &self.args.setup.gpu {
                 Some(gpu) if gpu.provider == GpuProvider::Tensorrt => COMPILED_MS_MAX,
-                _ if standby => STANDBY_READY_MS_MAX,
-                _ => READY_MS_MAX,
+                Some(_) | None if standby => STANDBY_READY_MS_MAX,
+                Some(_) | None => READY_MS_MAX,
             },
         };
         let place = self.places.get_mut(at).ok_or("the device is being given up")?;

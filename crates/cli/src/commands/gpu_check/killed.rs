@@ -23,7 +23,7 @@ const KILLED_AFTER: Duration = Duration::from_secs(2);
 /// The model that the processor runs beside a GPU whose worker is killed.
 const BESIDE: &str = "yamnet";
 /// Rounds of two halves, a calm one and one with a kill; fewer where only the check itself is tried out.
-const PAIRS: usize = 8;
+const PAIRS: usize = 5;
 const PAIRS_TRIED: usize = 1;
 const HALF: Duration = Duration::from_secs(3);
 /// Between two jobs for the device beside.
