@@ -143,7 +143,8 @@ fn a_group_of_devices_that_are_not_there_is_refused() {
     let config = data.path().join("node.toml");
     let with = |devices: &str| {
         let group = format!("[[group]]\nname = \"features\"\ndevices = {devices}\n");
-        std::fs::write(&config, format!("listen = \"127.0.0.1:0\"\nlisten_cluster = \"127.0.0.1:0\"\n{group}")).unwrap();
+        std::fs::write(&config, format!("listen = \"127.0.0.1:0\"\nlisten_cluster = \"127.0.0.1:0\"\n{group}"))
+            .unwrap();
         let mut command = support::sensorium();
         command.arg("node").arg("--config").arg(&config).arg("--data").arg(data.path());
         let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
