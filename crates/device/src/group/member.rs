@@ -76,7 +76,7 @@ impl Member<'_> {
         let wrong = |message: &str| GroupError::System { what: "forming", message: message.to_owned() };
         let id: [u8; ID_BYTES] = id.try_into().map_err(|_| wrong("an identifier of 128 bytes is expected"))?;
         let gpu = self.gpu.ok_or_else(|| wrong("NCCL connects GPUs, and this device is none"))?;
-        Ok(Box::new(NcclGroup::join(gpu, rank, ranks, id, &wait)?))
+        Ok(Box::new(NcclGroup::join(gpu.context(), rank, ranks, id, &wait)?))
     }
 
     fn wait(&self, wait_ms: u64) -> Wait<'_> {

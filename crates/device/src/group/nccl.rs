@@ -20,7 +20,6 @@ use cudarc::nccl::sys::{ncclComm_t, ncclConfig_t, ncclUniqueId};
 use libloading::Library;
 
 use super::{GroupError, Transport, Wait, check_all_gather, check_broadcast, check_ranks};
-use crate::backend::cuda::CudaDevice;
 
 /// Bytes of the identifier that rank 0 makes for all.
 pub const ID_BYTES: usize = 128;
@@ -149,16 +148,23 @@ struct Communicator {
 }
 
 impl Communicator {
-    /// Waits until what was begun with it is done.
+    /// Whether what was begun with it is under way; errors of the network and of other members are told here alone.
+    fn is_settled(&self, what: &'static str) -> Result<bool, GroupError> {
+        let mut state = IN_PROGRESS;
+        // SAFETY: the communicator is alive, and the result goes to a local variable.
+        let asked = unsafe { (self.api.async_error)(self.handle, &raw mut state) };
+        match (asked, state) {
+            (SUCCESS, SUCCESS) => Ok(true),
+            (SUCCESS, IN_PROGRESS) => Ok(false),
+            (SUCCESS, code) | (code, _) => Err(self.api.error(what, code)),
+        }
+    }
+
+    /// Waits until what was begun with it is under way.
     fn settle(&self, what: &'static str, wait: &Wait<'_>) -> Result<(), GroupError> {
         loop {
-            let mut state = IN_PROGRESS;
-            // SAFETY: the communicator is alive, and the result goes to a local variable.
-            let asked = unsafe { (self.api.async_error)(self.handle, &raw mut state) };
-            match (asked, state) {
-                (SUCCESS, SUCCESS) => return Ok(()),
-                (SUCCESS, IN_PROGRESS) => {}
-                (SUCCESS, code) | (code, _) => return Err(self.api.error(what, code)),
+            if self.is_settled(what)? {
+                return Ok(());
             }
             wait.check(what, || "the others".to_owned())?;
             std::thread::sleep(LOOK);
@@ -184,6 +190,8 @@ impl Drop for Communicator {
 
 /// A member's end.
 pub struct NcclGroup {
+    /// `None` after a failure. Goes before the stream and the memory that its kernels use.
+    communicator: Option<Communicator>,
     rank: u32,
     ranks: u32,
     context: Arc<CudaContext>,
@@ -192,8 +200,6 @@ pub struct NcclGroup {
     ended: CudaEvent,
     mine: Option<CudaSlice<f32>>,
     all: Option<CudaSlice<f32>>,
-    /// `None` after a failure.
-    communicator: Option<Communicator>,
 }
 
 fn driver(what: &'static str) -> impl Fn(DriverError) -> GroupError {
@@ -206,7 +212,7 @@ impl NcclGroup {
     /// # Errors
     /// [`GroupError`]: no library, another that does not come in time, or what CUDA says.
     pub fn join(
-        device: &CudaDevice,
+        context: &Arc<CudaContext>,
         rank: u32,
         ranks: u32,
         id: [u8; ID_BYTES],
@@ -214,7 +220,7 @@ impl NcclGroup {
     ) -> Result<Self, GroupError> {
         check_ranks(rank, ranks)?;
         let api = Api::get()?;
-        let context = Arc::clone(device.context());
+        let context = Arc::clone(context);
         let failed = driver("forming");
         let stream = context.new_stream().map_err(&failed)?;
         let timed = Some(CUevent_flags::CU_EVENT_DEFAULT);
@@ -269,11 +275,11 @@ impl NcclGroup {
         communicator.begun(what, outcome, wait)?;
         self.ended.record(&self.stream).map_err(&failed)?;
         while !self.ended.try_is_complete().map_err(&failed)? {
+            // The stream itself does not say that a member is gone: it would wait for ever.
+            communicator.is_settled(what)?;
             wait.check(what, || "the others".to_owned())?;
             std::thread::sleep(LOOK);
         }
-        // An error of the network is told here and not by the stream.
-        communicator.settle(what, wait)?;
         let ms = self.began.elapsed_ms(&self.ended).map_err(&failed)?;
         Ok(Duration::from_secs_f64(f64::from(ms.max(0.0)) / 1e3))
     }
