@@ -14,7 +14,7 @@ use super::target::Target;
 use crate::paths::Paths;
 
 /// How often the worker of each node is killed.
-const KILLS: usize = 5;
+const KILLS: usize = 3;
 /// After this long without a job everything that a start left to do is done.
 const SETTLED: Duration = Duration::from_millis(500);
 const JOB_BYTES: u32 = 1024;

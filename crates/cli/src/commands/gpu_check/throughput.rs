@@ -25,7 +25,7 @@ const WARM_UP_RUNS: u32 = 5;
 /// How long each rate is measured.
 const MEASURED: Duration = Duration::from_secs(3);
 /// The same for each way of running the detector, of which there are many.
-const EACH_WAY: Duration = Duration::from_secs(2);
+const EACH_WAY: Duration = Duration::from_millis(1_500);
 /// Pause between two pieces of sound.
 const SOUND_EVERY: Duration = Duration::from_millis(20);
 /// What is aimed at: sound beside a full GPU takes at most this much longer, at the slowest hundredth.
