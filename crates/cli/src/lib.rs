@@ -47,7 +47,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("sensorium: {error:#}");
+            eprintln!("sensorium: {}", error::sentence(&error));
             ExitCode::FAILURE
         }
     }
