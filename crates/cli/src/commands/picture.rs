@@ -5,13 +5,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::bail;
 
-/// A frame of the demonstration's street camera as a JPEG: `media/street.jpg` of the cache, where `ops/gpu-check --pack` puts
-/// it, else taken from the recording with ffmpeg.
+/// A frame of the demonstration's street camera as a JPEG, taken from the recording with ffmpeg.
 pub(super) fn street(cache: &Path) -> anyhow::Result<Vec<u8>> {
-    let packed = cache.join("media/street.jpg");
-    if let Ok(bytes) = std::fs::read(&packed) {
-        return Ok(bytes);
-    }
     let recording = cache.join("media/vtest.avi");
     let frame = Command::new("ffmpeg")
         .args(["-v", "error", "-ss", "10", "-i"])
@@ -21,10 +16,6 @@ pub(super) fn street(cache: &Path) -> anyhow::Result<Vec<u8>> {
         .output();
     match frame {
         Ok(frame) if frame.status.success() && !frame.stdout.is_empty() => Ok(frame.stdout),
-        _ => bail!(
-            "there is neither {} nor a frame of {} (with ffmpeg); run ops/setup, or pack again with ops/gpu-check --pack",
-            packed.display(),
-            recording.display()
-        ),
+        _ => bail!("no frame of {} could be taken with ffmpeg; run ops/setup", recording.display()),
     }
 }

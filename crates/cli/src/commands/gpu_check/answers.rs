@@ -14,7 +14,6 @@ use sensorium_wire::tensor::Dtype;
 use super::half;
 use super::report::Finding;
 use super::target::Target;
-use crate::commands::picture;
 use crate::paths::Paths;
 
 /// Made-up jobs of each model.
@@ -25,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// on the device where it does them.
 pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Finding> {
     let device = target.open()?;
-    let picture = picture::street(&paths.cache)?;
+    let picture = target.picture(paths)?;
     let mut finding = Finding::default();
     for package in target.packages(paths)? {
         let name = &package.manifest.name;

@@ -19,7 +19,6 @@ use sensorium_wire::tensor::Dtype;
 
 use super::report::Finding;
 use super::target::{Opened, Target};
-use crate::commands::picture;
 use crate::paths::Paths;
 
 const DETECTOR: &str = "nanodet";
@@ -35,7 +34,7 @@ const BUSY_PERCENT_MIN: u32 = 90;
 
 pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Finding> {
     let device = target.open()?;
-    let picture = decode(&picture::street(&paths.cache)?, ImageLimits::default())?;
+    let picture = decode(&target.picture(paths)?, ImageLimits::default())?;
     let frames = Frames::new(&device, &picture)?;
     let mut finding = Finding::default();
     finding.note("picture", format!("{} x {}", picture.width, picture.height));

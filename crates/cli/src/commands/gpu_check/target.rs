@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::Check;
 use crate::arguments::CheckedDevice;
+use crate::commands::picture;
 use crate::paths::Paths;
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -86,6 +87,12 @@ impl Target {
             None => None,
         };
         Ok(Opened { gpu, library: self.library.clone() })
+    }
+
+    /// A picture with something to be found in it: that of the reference, where there is one.
+    pub(crate) fn picture(&self, paths: &Paths) -> anyhow::Result<Vec<u8>> {
+        let given = self.reference.as_ref().and_then(|folder| std::fs::read(folder.join("street.jpg")).ok());
+        given.map_or_else(|| picture::street(&paths.cache), Ok)
     }
 
     /// The models that this kind of device runs, by name.
