@@ -41,7 +41,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE_FILES: [&str; 16] = [
+const UNSAFE_FILES: [&str; 17] = [
     "crates/device/src/backend/cuda.rs",
     "crates/device/src/backend/cuda/driver.rs",
     "crates/device/src/backend/cuda/images.rs",
@@ -49,6 +49,7 @@ const UNSAFE_FILES: [&str; 16] = [
     "crates/device/src/backend/cuda/images/up.rs",
     "crates/device/src/backend/cuda/measure.rs",
     "crates/device/src/backend/cuda/network.rs",
+    "crates/device/src/backend/cuda/network/shape.rs",
     "crates/device/src/backend/placement.rs",
     "crates/device/src/cuda/compile/nvrtc.rs",
     "crates/device/src/cuda/launch.rs",

@@ -7,21 +7,24 @@
 //! *Copied*, where some operators may be on the processor: ONNX Runtime copies by itself, where and when it has to.
 #![allow(unsafe_code, reason = "copies to and from device memory that ONNX Runtime allocated")]
 
+mod shape;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use cudarc::driver::DriverError;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, NoSelectedOutputs, RunOptions, Session};
-use ort::value::{DynTensor, DynTensorValueType, DynValue, TensorElementType, ValueType};
+use ort::memory::Allocator;
+use ort::session::Session;
+use ort::value::{DynTensor, DynTensorValueType};
 use sensorium_models::Signature;
 use sensorium_models::manifest::Compute;
-use sensorium_wire::tensor::Dtype;
 
+pub(super) use self::shape::Computed;
+use self::shape::{Shape, device_memory, dims_i64, element, run_bound, run_kept, shape_is_bound};
 use super::Lane;
 use super::driver::{self, Staging};
 use super::fault::GpuFault;
-use super::inputs::{TENSOR_BYTES_MAX, fitting, output, rows};
+use super::inputs::{fitting, output, rows};
 use super::share::{filled_up, recorded_rows};
 use crate::backend::{
     BackendError, LoadOptions, NamedTensor, Network, Placed, Tensor, TensorBuffer, placement, runtime,
@@ -79,19 +82,6 @@ impl From<String> for Failure {
     }
 }
 
-/// Device memory for one shape of the inputs.
-struct Shape {
-    /// Dimensions of each input.
-    dims: Vec<Vec<usize>>,
-    /// Where each input lies on the device, and its bytes.
-    inputs: Vec<(u64, usize)>,
-    /// The outputs that are bound, in this order.
-    outputs: Vec<String>,
-    binding: IoBinding,
-    options: RunOptions<NoSelectedOutputs>,
-    used: u64,
-}
-
 struct Bound {
     allocator: Allocator,
     shapes: Vec<Shape>,
@@ -100,15 +90,6 @@ struct Bound {
     up: Staging,
     down: Staging,
     runs: u64,
-}
-
-/// An output on the device.
-pub(super) struct Computed {
-    pub(super) name: String,
-    pub(super) dims: Vec<usize>,
-    pub(super) dtype: Dtype,
-    pub(super) address: u64,
-    pub(super) bytes: usize,
 }
 
 impl CudaNetwork {
@@ -407,120 +388,8 @@ impl Bound {
     }
 }
 
-impl Shape {
-    fn new(
-        session: &Session,
-        signature: &Signature,
-        allocator: &Allocator,
-        lane: &Lane,
-        all: Vec<Vec<usize>>,
-    ) -> Result<Self, Failure> {
-        let mut binding = session.create_binding()?;
-        let mut inputs = Vec::with_capacity(all.len());
-        for (spec, dims) in signature.inputs.iter().zip(&all) {
-            let bytes =
-                bytes_of(dims, spec.dtype).ok_or_else(|| format!("input {} of {dims:?} is too large", spec.name))?;
-            let mut tensor = DynTensor::new(allocator, element(spec.dtype)?, dims_i64(dims)?)?;
-            let address = tensor.data_ptr_mut() as u64;
-            if address == 0 {
-                return Err(format!("input {}: no device memory for {dims:?}", spec.name).into());
-            }
-            // Zeros, so that a network is never run on what was there before.
-            let zeros = vec![0; bytes];
-            // SAFETY: the tensor has `bytes` bytes, and the wait below ends the copy before `zeros` goes.
-            unsafe { driver::upload(&lane.streams.upload, &zeros, address)? };
-            lane.streams.upload.synchronize()?;
-            binding.bind_input(spec.name.clone(), &tensor)?;
-            inputs.push((address, bytes));
-        }
-        let mut options = RunOptions::new()?;
-        options.disable_device_sync()?;
-        Ok(Self { dims: all, inputs, outputs: Vec::new(), binding, options, used: 0 })
-    }
-
-    /// Binds outputs whose memory the runtime allocates on the device, in each run as it needs.
-    fn bind(&mut self, outputs: &[String]) -> Result<(), Failure> {
-        for name in outputs {
-            self.binding.bind_output_to_device(name.clone(), &device_memory()?)?;
-        }
-        outputs.clone_into(&mut self.outputs);
-        Ok(())
-    }
-}
-
 /// The recorded size that holds `rows`.
 fn sizes_up(rows: usize, sizes: &[usize]) -> Result<usize, String> {
     filled_up(rows, sizes)
         .ok_or_else(|| format!("{rows} rows; launches are recorded for {} at most", sizes.last().copied().unwrap_or(0)))
-}
-
-fn shape_is_bound(shape: &Shape, outputs: &[String]) -> Result<(), Failure> {
-    if shape.outputs == outputs { Ok(()) } else { Err("other outputs are bound".to_owned().into()) }
-}
-
-/// Runs a bound session; the outputs stay where they are for as long as nothing else is run.
-fn run_bound(session: &mut Session, shape: &Shape, outputs: &[String]) -> Result<Vec<Computed>, Failure> {
-    run_kept(session, shape, outputs).map(|(computed, _)| computed)
-}
-
-/// As [`run_bound`], with the values that keep the outputs' memory.
-fn run_kept<'a>(
-    session: &'a mut Session,
-    shape: &'a Shape,
-    outputs: &[String],
-) -> Result<(Vec<Computed>, ort::session::SessionOutputs<'a>), Failure> {
-    let values = session.run_binding_with_options(&shape.binding, &shape.options)?;
-    let mut computed = Vec::with_capacity(outputs.len());
-    for name in outputs {
-        let value = values.get(name.as_str()).ok_or_else(|| format!("output {name} was not given"))?;
-        computed.push(located(name, value)?);
-    }
-    Ok((computed, values))
-}
-
-fn located(name: &str, value: &DynValue) -> Result<Computed, Failure> {
-    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
-        return Err(format!("output {name} is not a tensor").into());
-    };
-    let dtype = runtime::dtype(*ty).ok_or_else(|| format!("output {name} is of type {ty}, which is not supported"))?;
-    let dims: Vec<usize> = shape
-        .iter()
-        .map(|dim| usize::try_from(*dim))
-        .collect::<Result<_, _>>()
-        .map_err(|_| format!("output {name} has a negative dimension: {shape:?}"))?;
-    let bytes = bytes_of(&dims, dtype).ok_or_else(|| format!("output {name} of {dims:?} is too large"))?;
-    let tensor = value.view().downcast::<DynTensorValueType>()?;
-    if tensor.memory_info().allocation_device() != AllocationDevice::CUDA {
-        return Err(format!("output {name} is not on the GPU").into());
-    }
-    Ok(Computed { name: name.to_owned(), dims, dtype, address: tensor.data_ptr() as u64, bytes })
-}
-
-fn device_memory() -> Result<MemoryInfo<'static>, ort::Error> {
-    MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)
-}
-
-fn element(dtype: Dtype) -> Result<TensorElementType, Failure> {
-    match dtype {
-        Dtype::U8 => Ok(TensorElementType::Uint8),
-        Dtype::I32 => Ok(TensorElementType::Int32),
-        Dtype::I64 => Ok(TensorElementType::Int64),
-        Dtype::F32 => Ok(TensorElementType::Float32),
-        Dtype::Bool => Ok(TensorElementType::Bool),
-        Dtype::I8 | Dtype::I16 | Dtype::F16 | Dtype::F64 => {
-            Err(format!("tensors of {} are not fed to networks", dtype.name()).into())
-        }
-    }
-}
-
-fn bytes_of(dims: &[usize], dtype: Dtype) -> Option<usize> {
-    let size = TensorBuffer::new(dtype).map(|_| dtype.bytes())?;
-    let bytes = dims.iter().try_fold(size, |product, dim| product.checked_mul(*dim))?;
-    (bytes <= TENSOR_BYTES_MAX).then_some(bytes)
-}
-
-fn dims_i64(dims: &[usize]) -> Result<Vec<i64>, Failure> {
-    dims.iter()
-        .map(|dim| i64::try_from(*dim).map_err(|_| Failure::Said(format!("dimension {dim} is too large"))))
-        .collect()
 }
