@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 use ractor::ActorRef;
-use sensorium_device::clock::now_ns;
 use sensorium_models::ModelPackage;
 use sensorium_transport::Payload;
 use sensorium_wire::Kind;
@@ -113,8 +112,7 @@ impl NodeDesk {
     }
 
     fn alerts(&self) -> Vec<String> {
-        let of_groups = self.groups.alerts(now_ns() / 1_000_000);
-        self.board.alerts().into_iter().chain(of_groups).chain(self.engine.rule_alerts()).collect()
+        self.board.alerts().into_iter().chain(self.engine.rule_alerts()).collect()
     }
 
     fn status(&self) -> NodeStatus {

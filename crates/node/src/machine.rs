@@ -6,7 +6,7 @@ use std::path::Path;
 use sensorium_device::backend::cuda::{GpuSetup, KernelSetup};
 use sensorium_device::protocol::{LaneSetup, ModelSetup, WorkerSetup};
 use sensorium_hardware::{CpuDevices, DeviceKind, DevicePlan, Gpu, HardwareError, Inventory, Plan, PlanOptions};
-use sensorium_models::manifest::Precision;
+use sensorium_models::manifest::{Compute, Precision};
 use sensorium_models::{Manifest, ModelPackage};
 use sensorium_wire::Modality;
 
@@ -147,6 +147,8 @@ pub(crate) fn worker_setup(
 /// what the manifest says.
 fn precision(config: &NodeConfig, manifest: &Manifest) -> Precision {
     match config.gpu_precision {
+        // The processor's networks compute in what it has.
+        _ if manifest.placement.compute == Compute::Cpu => Precision::Fp32,
         Some(wanted) if manifest.has(wanted) => wanted,
         Some(_) => Precision::Fp32,
         None => manifest.placement.gpu_precision,

@@ -278,7 +278,11 @@ impl Node {
                 cluster: Arc::clone(&cluster),
                 service_times: data.service_times(),
             },
-            monitor: MonitorArgs { engine: Arc::clone(&engine), board: Arc::clone(&board) },
+            monitor: MonitorArgs {
+                engine: Arc::clone(&engine),
+                board: Arc::clone(&board),
+                groups: Arc::clone(&groups),
+            },
             cluster_listener: {
                 let (cluster, gateway) = (Arc::clone(&cluster), Arc::clone(&gateway));
                 endpoint(&cluster_thread, &cluster_listener, move |listener| {

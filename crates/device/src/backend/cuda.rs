@@ -292,7 +292,9 @@ impl CudaBackend {
         let stream = self.lane.streams.compute.cu_stream().cast::<()>();
         let mut providers = Vec::new();
         if let Some((least, most)) = self.compiled(options) {
-            let engines = self.lane.device.chosen.engines.display();
+            let engines = provider::engines_of(&self.lane.device.chosen.engines, &self.lane.device.setup.uuid, file)
+                .map_err(|error| ort::Error::new(format!("TensorRT's folder: {error}")))?;
+            let engines = engines.display();
             // SAFETY: as for the provider below.
             let provider = unsafe { ep::TensorRT::default().with_device_id(0).with_compute_stream(stream) }
                 .with_max_workspace_size(arena_bytes)

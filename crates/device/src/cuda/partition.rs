@@ -41,7 +41,7 @@ const KEPT_PROCESSORS: u32 = 16;
 pub struct Apart {
     /// `alone`, `same_priority`, `priorities` or `green_contexts`.
     pub name: String,
-    /// From launch to end, in microseconds; `None` where the driver cannot, and then `problem` says why.
+    /// From launch to end, in microseconds; 0 where the driver cannot, and then `problem` says why.
     pub p50_us: f64,
     pub p99_us: f64,
     /// Launches a second of the work that fills the GPU.
@@ -246,7 +246,7 @@ pub fn measure(context: &Arc<CudaContext>, nvrtc: &Nvrtc, cache: &CubinCache) ->
     let processors = number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let threads = number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR)?;
     // Where it is not told, times are not exact, and the same for all ways.
-    let khz = number(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE).unwrap_or(CLOCK_KHZ);
+    let khz = number(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE).ok().filter(|khz| *khz > 0).unwrap_or(CLOCK_KHZ);
     let loaded = Loaded::new(&cache.cubin(nvrtc, &PARTITION, arch)?.bytes).map_err(failed("loading a kernel"))?;
     let work = Work {
         context,

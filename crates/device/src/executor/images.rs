@@ -35,7 +35,7 @@ struct Started {
     failure: Option<Rejection>,
     /// Images that the device has.
     images: usize,
-    /// When the device had all of it.
+    /// When it was given to the device, which takes its time for it.
     handed_over: Instant,
 }
 
@@ -112,6 +112,7 @@ impl Executor for ImagesExecutor {
         }
         let good = jobs.iter().zip(&images).zip(&opened_jobs).filter(|(_, opened)| opened.outcome.is_ok());
         let views: Vec<ImageView<'_>> = good.filter_map(|((job, image), _)| view(image.as_ref(), job).ok()).collect();
+        let handed_over = Instant::now();
         let failure = match &views[..] {
             [] => None,
             views => self.network.start(views).err(),
@@ -120,7 +121,7 @@ impl Executor for ImagesExecutor {
             jobs: opened_jobs,
             images: if failure.is_some() { 0 } else { views.len() },
             failure: failure.map(|error| Rejection::new(Reason::ExecutionFailed, error.to_string())),
-            handed_over: Instant::now(),
+            handed_over,
         });
     }
 

@@ -110,9 +110,15 @@ pub fn chosen(package: &ModelPackage, wanted: Precision) -> (Cow<'_, ModelPackag
 pub fn variant_name(package: &ModelPackage, backend: &dyn Backend) -> String {
     let precision = package.precision.name();
     match backend.name() {
-        "tensorrt" if package.manifest.placement.compute == Compute::Gpu => format!("{precision}-tensorrt"),
+        "tensorrt" if is_compiled(package) => format!("{precision}-tensorrt"),
         _ => precision.to_owned(),
     }
+}
+
+/// Whether TensorRT gets a model's networks: they promise the GPU, and only the number of rows varies.
+fn is_compiled(package: &ModelPackage) -> bool {
+    let mut varying = package.manifest.inputs.iter().flat_map(|input| input.shape.iter().skip(1));
+    package.manifest.placement.compute == Compute::Gpu && varying.all(|dim| matches!(dim, Dim::Fixed(_)))
 }
 
 /// Loads and measures a model. Memory is what the device's use grew by meanwhile.

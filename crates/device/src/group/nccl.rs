@@ -287,8 +287,9 @@ impl NcclGroup {
     /// Waits a bounded time for the GPU to be done with the buffers; if it is not, they are never freed.
     fn let_go(&mut self) {
         let wait = Wait::new(ABORT_MS_MAX, None);
+        let recorded = self.ended.record(&self.stream);
         let is_idle = loop {
-            match self.ended.record(&self.stream).and_then(|()| self.ended.try_is_complete()) {
+            match recorded.and_then(|()| self.ended.try_is_complete()) {
                 Ok(true) | Err(_) => break true,
                 Ok(false) if wait.check("aborting", String::new).is_err() => break false,
                 Ok(false) => std::thread::sleep(LOOK),

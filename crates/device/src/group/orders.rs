@@ -100,7 +100,9 @@ impl Report {
         while !reason.is_char_boundary(end) {
             end -= 1;
         }
-        Self::Failed { generation, reason: reason[..end].to_owned() }
+        // JSON would write each of them as six bytes.
+        let reason = reason[..end].replace(char::is_control, " ");
+        Self::Failed { generation, reason }
     }
 }
 
@@ -180,6 +182,7 @@ mod tests {
         let Report::Failed { reason, .. } = Report::failed(1, &"ä".repeat(2000)) else { panic!() };
         assert!(reason.len() <= REASON_BYTES_MAX && reason.len() > REASON_BYTES_MAX - 2);
         put(&b, &Report::failed(u64::MAX, &"\"".repeat(2000)), &[]).unwrap();
+        put(&b, &Report::failed(u64::MAX, &"\n\u{1}".repeat(1000)), &[]).unwrap();
         drop(b);
         assert!(take::<Report>(&a).unwrap().is_some());
         assert!(take::<Report>(&a).unwrap().is_none());

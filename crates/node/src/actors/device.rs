@@ -43,6 +43,8 @@ const READY_MS_MAX: u64 = 120_000;
 const STANDBY_READY_MS_MAX: u64 = 600_000;
 /// The same where TensorRT may have to compile them first, which takes minutes.
 const COMPILED_MS_MAX: u64 = 1_200_000;
+/// How often is looked whether another worker of the same GPU has loaded, in milliseconds.
+const LOADING_LOOK_MS: u64 = 200;
 /// The place whose worker is started first.
 const FIRST: usize = 0;
 
@@ -125,6 +127,11 @@ impl DeviceRun {
         place.start(self.incarnations, spec)?;
         place.is_second = standby;
         Ok(())
+    }
+
+    /// Whether a worker loads whose memory would be told apart from no other's on the same GPU.
+    fn measures(&self) -> bool {
+        self.args.setup.gpu.is_some() && self.places.iter().any(|place| matches!(place.stage, Stage::Loading))
     }
 
     fn spawned(&mut self, at: usize, pid: u32) {
@@ -256,7 +263,7 @@ impl DeviceRun {
             Stage::Empty | Stage::Resting => return Ok(()),
             // The device's only hope, whatever it was meant to be.
             Stage::Loading if self.server().is_none() => {}
-            Stage::Ending if !self.places[at].is_second => {}
+            Stage::Ending if !self.places[at].is_second && self.server().is_none() => {}
             Stage::Loading | Stage::Waiting(_) | Stage::Ending => {
                 self.standby_exited(me, at, &stage, reason);
                 return Ok(());
@@ -408,6 +415,8 @@ impl Actor for DeviceActor {
                 if !run.may_start() {
                     // Ordered before its GPU went bad: the next comes when it is well.
                     run.places[at].stage.no_start_is_coming();
+                } else if is_due && run.measures() {
+                    me.send_after(Duration::from_millis(LOADING_LOOK_MS), move || DeviceMessage::Start(at));
                 } else if is_due {
                     run.start(at)?;
                 }

@@ -9,6 +9,7 @@ use sensorium_device::clock::now_ns;
 
 use crate::board::Board;
 use crate::engine::Engine;
+use crate::group::GroupTable;
 use crate::monitor::{Counts, Monitor};
 
 /// How often it looks, in milliseconds.
@@ -21,6 +22,7 @@ pub struct MonitorActor;
 pub struct MonitorArgs {
     pub engine: Arc<Engine>,
     pub board: Arc<Board>,
+    pub groups: Arc<GroupTable>,
 }
 
 /// From its own timer.
@@ -57,7 +59,9 @@ impl Actor for MonitorActor {
         let MonitorMessage::Look = message;
         let snapshot = state.args.engine.snapshot();
         let counts = Counts { results: snapshot.results, expired: snapshot.expired, failed: snapshot.failed };
-        let alerts = state.monitor.read(now_ns() / 1_000_000, counts, &state.args.board.devices());
+        let now_ms = now_ns() / 1_000_000;
+        let mut alerts = state.monitor.read(now_ms, counts, &state.args.board.devices());
+        alerts.extend(state.args.groups.alerts(now_ms));
         for alert in state.args.board.set_alerts(alerts) {
             tracing::warn!("{alert}");
         }

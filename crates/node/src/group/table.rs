@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use ractor::ActorRef;
@@ -33,7 +34,7 @@ pub struct GroupStatus {
     /// Members without a worker, and those that have not let go of an earlier generation.
     pub missing: Vec<String>,
     pub silent: Vec<String>,
-    /// When it was last ready, by the monotonic clock.
+    /// Since when it has not been ready, by the monotonic clock; `None` = it is.
     #[serde(skip)]
     not_ready_since_ms: Option<u64>,
 }
@@ -58,7 +59,7 @@ struct Entry {
 #[derive(Default)]
 pub struct GroupTable {
     entries: Mutex<Vec<Entry>>,
-    seats_given: Mutex<u64>,
+    seats_given: AtomicU64,
 }
 
 impl GroupTable {
@@ -80,7 +81,7 @@ impl GroupTable {
             };
             Entry { plan, status, address: None, seats: Vec::new() }
         };
-        Self { entries: Mutex::new(plans.into_iter().map(entry).collect()), seats_given: Mutex::new(0) }
+        Self { entries: Mutex::new(plans.into_iter().map(entry).collect()), seats_given: AtomicU64::new(0) }
     }
 
     #[must_use]
@@ -102,11 +103,7 @@ impl GroupTable {
         for entry in &mut *self.entries.lock() {
             let Some(rank) = entry.rank_of(device) else { continue };
             let Some(socket) = sockets.next() else { return };
-            let number = {
-                let mut given = self.seats_given.lock();
-                *given += 1;
-                *given
-            };
+            let number = self.seats_given.fetch_add(1, Ordering::Relaxed) + 1;
             let seat = Seat { rank, number, socket: Arc::new(socket) };
             entry.seats.retain(|seat| seat.rank != rank);
             entry.seats.push(seat.clone());
@@ -184,10 +181,14 @@ impl GroupStatus {
             return None;
         }
         let mut why = Vec::new();
-        why.extend(self.missing.iter().map(|device| format!("{device} has no worker")));
+        why.extend(
+            self.missing
+                .iter()
+                .map(|device| format!("{device} has no member: its worker is gone, or let go of its groups")),
+        );
         why.extend(self.silent.iter().map(|device| format!("{device} does not answer")));
         why.extend(self.last_reason.clone());
         let why = if why.is_empty() { "its members come together".to_owned() } else { why.join("; ") };
-        Some(format!("group {} is not ready for {} s: {why}", self.name, ms / 1000))
+        Some(format!("{} (group) is not ready for {} s: {why}", self.name, ms / 1000))
     }
 }

@@ -22,7 +22,7 @@ use self::down::{Down, Pending};
 use self::up::Up;
 use super::Lane;
 use super::driver::Foreign;
-use super::network::{Computed, CudaNetwork, Failure, Waited};
+use super::network::{Computed, CudaNetwork, Failure, SHAPES_MAX, Waited};
 use crate::backend::images::{BoxForm, BoxPlan, ImageAnswer, ImageNetwork, ImagePlan, STARTED_BATCHES_MAX};
 use crate::backend::{BackendError, Network as _, Placed};
 use crate::cuda::arguments::{Geometry, ImageSource, PrepareStep};
@@ -46,8 +46,8 @@ pub(super) struct CudaImages {
     plan: ImagePlan,
     step: PrepareStep,
     dtype: Dtype,
-    /// Where the plan finds no boxes: the outputs that are wanted.
-    outputs: Vec<String>,
+    /// The outputs that boxes are found in, or that are wanted as they are.
+    wanted: Vec<String>,
     images_max: usize,
     slots: [Slot; STARTED_BATCHES_MAX],
     /// Number of the batch that is started next, and of the one that is finished next.
@@ -67,7 +67,7 @@ impl CudaImages {
     /// Puts the steps of `plan` around `network`, whose operators are all on the GPU.
     pub(super) fn new(
         file: &Path,
-        network: CudaNetwork,
+        mut network: CudaNetwork,
         lane: &Arc<Lane>,
         kernels: &Arc<Kernels>,
         plan: &ImagePlan,
@@ -86,13 +86,19 @@ impl CudaImages {
         // Memory that was asked for is there from here on for every stream.
         let ready = lane.streams.compute.synchronize().map_err(Failure::from);
         ready.map_err(|failure| network.failed(failure))?;
+        // Every size of batch has its memory from here on, and has run once: nothing is asked for under load.
+        let wanted = wanted(plan, outputs);
+        for rows in 1..=images_max.min(SHAPES_MAX) {
+            let ran = network.run_filled(&plan.step.dims(), rows, &wanted, |_, _| Ok(()), |_, _| Ok(()));
+            ran.and_then(|()| Ok(lane.streams.compute.synchronize()?)).map_err(|failure| network.failed(failure))?;
+        }
         Ok(Self {
             lane: Arc::clone(lane),
             kernels: Arc::clone(kernels),
             step: PrepareStep::from(&plan.step),
             plan: plan.clone(),
             dtype,
-            outputs: outputs.iter().map(|name| (*name).to_owned()).collect(),
+            wanted,
             images_max,
             slots,
             next: 0,
@@ -108,19 +114,15 @@ impl CudaImages {
         if self.next - self.first == STARTED_BATCHES_MAX {
             return Err(format!("{STARTED_BATCHES_MAX} batches are started already").into());
         }
-        let Self { network, lane, kernels, plan, step, dtype, outputs, slots, .. } = self;
+        let Self { network, lane, kernels, plan, step, dtype, wanted, slots, .. } = self;
         let Slot { up, down, pending } = &mut slots[self.next % STARTED_BATCHES_MAX];
         let geometries = images.iter().map(|image| Geometry::from(SourceGeometry::fit(&plan.step, image)));
         let geometries: Vec<Geometry> = geometries.collect();
-        let wanted = match &plan.boxes {
-            Some(boxes) => boxes.outputs().map(str::to_owned).collect(),
-            None => outputs.clone(),
-        };
         let (stream, count) = (Arc::clone(&lane.streams.compute), images.len());
         let queued = network.run_filled(
             &plan.step.dims(),
             count,
-            &wanted,
+            wanted,
             |address, bytes| {
                 let mut row = 0;
                 for (part, images) in parts(images)?.into_iter().enumerate() {
@@ -143,7 +145,7 @@ impl CudaImages {
                     find(lane, kernels, plan, computed, rows, &geometries, buffers)?;
                     down.queue_boxes(lane, count)
                 }
-                _ => down.queue_tensors(lane, computed, &wanted, count, rows),
+                _ => down.queue_tensors(lane, computed, wanted, count, rows),
             },
         )?;
         *pending = Some(queued);
@@ -195,6 +197,14 @@ impl Drop for CudaImages {
     fn drop(&mut self) {
         // Batches that nobody finished still use the memory that goes now.
         drop(Waited(&self.lane));
+    }
+}
+
+/// The outputs that a plan needs; `outputs` where it finds no boxes.
+fn wanted(plan: &ImagePlan, outputs: &[&str]) -> Vec<String> {
+    match &plan.boxes {
+        Some(boxes) => boxes.outputs().map(str::to_owned).collect(),
+        None => outputs.iter().map(|name| (*name).to_owned()).collect(),
     }
 }
 

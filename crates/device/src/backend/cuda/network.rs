@@ -32,7 +32,7 @@ use crate::backend::{
 use crate::cuda::launch::LaunchError;
 
 /// Shapes whose device memory is kept where launches are not recorded; the one used longest ago makes way.
-const SHAPES_MAX: usize = 8;
+pub(super) const SHAPES_MAX: usize = 8;
 /// Tensors in pinned memory start at multiples of this many bytes.
 const ALIGNMENT_BYTES: usize = 256;
 
@@ -371,6 +371,8 @@ impl Bound {
             Some(at) => at,
             None if recorded => return Err(format!("inputs of {dims:?} were not recorded").into()),
             None => {
+                // The arena may hand out what a queued batch still uses, and the zeros go over another stream.
+                lane.streams.compute.synchronize()?;
                 if self.shapes.len() == SHAPES_MAX
                     && let Some(oldest) = (0..SHAPES_MAX).min_by_key(|at| self.shapes[*at].used)
                 {

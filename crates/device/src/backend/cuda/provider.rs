@@ -4,10 +4,13 @@
 //! minutes; what it made is kept in a folder and found again. It gets the networks that promise to be on the GPU as a whole
 //! and whose shapes are known; CUDA's provider computes all others, and what TensorRT does not know.
 
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use sensorium_models::manifest::{Compute, Dim, TensorEntry};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::driver;
 use super::fault::GpuFault;
@@ -70,6 +73,20 @@ fn check_tensorrt(library: &Path, engines: &Path) -> Result<(), GpuFault> {
     std::fs::create_dir_all(engines).map_err(|error| unusable(format!("{} cannot be made: {error}", engines.display())))
 }
 
+/// The folder below `engines` for what is compiled of `file` on this GPU; it is made. The provider names what it compiled
+/// after the graph, not the weights, and workers of several GPUs would write the same file at once.
+///
+/// # Errors
+/// When the file cannot be read, or the folder not be made.
+pub(super) fn engines_of(engines: &Path, gpu: &str, file: &Path) -> io::Result<PathBuf> {
+    let mut digest = Sha256::new();
+    io::copy(&mut File::open(file)?, &mut digest)?;
+    let gpu = if gpu.is_empty() { "first" } else { gpu };
+    let folder = engines.join(gpu.replace('/', "-")).join(format!("{:x}", digest.finalize()));
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
 /// The batch sizes that TensorRT is to compile a network for, in its provider's notation: least, most, and what it is tuned
 /// for, which is the most. `None` when the network is not for TensorRT.
 pub(super) fn profile(options: &LoadOptions<'_>) -> Option<(String, String)> {
@@ -98,8 +115,6 @@ fn shapes(inputs: &[TensorEntry], rows: usize) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use sensorium_models::manifest::FileRole;
     use sensorium_wire::Dtype;
 
@@ -121,6 +136,20 @@ mod tests {
         assert_eq!(profile(&LoadOptions { inputs: &[], ..options }), None, "without shapes nothing can be compiled");
         let free = [input("x", &["N", "L"])];
         assert_eq!(profile(&LoadOptions { inputs: &free, ..options }), None);
+    }
+
+    #[test]
+    fn other_weights_and_other_gpus_have_folders_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old.onnx"), folder.path().join("new.onnx"));
+        fs::write(&old, "weights").unwrap();
+        fs::write(&new, "others").unwrap();
+        let of = |gpu: &str, file: &Path| engines_of(&folder.path().join("engines"), gpu, file).unwrap();
+        let folders = [of("GPU-1", &old), of("GPU-1", &new), of("GPU-2", &old)];
+        assert!(folders.iter().all(|folder| folder.is_dir()));
+        assert!(folders[0] != folders[1] && folders[0] != folders[2]);
+        assert_eq!(of("GPU-1", &old), folders[0]);
+        assert!(engines_of(folder.path(), "GPU-1", Path::new("/nowhere/x.onnx")).is_err());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::executor::{Executor, JobInput, JobOutput, Slice};
 use crate::protocol::{AnswerEntry, AnswerHead, BatchHead, Injection, JobEntry, put_packet, read_packet};
 use crate::slab::SharedMemory;
 
-/// Between two looks at a device while a packet may come, in nanoseconds: an answer waits for at most so long.
+/// Between two looks at a device while a packet may come, in nanoseconds; the system adds about as much (its timer slack).
 const LOOK_NS: i64 = 50_000;
 const NANOSECONDS_PER_MICROSECOND: u64 = 1000;
 
@@ -49,8 +49,12 @@ pub(super) fn receive_until(
     is_done: impl Fn() -> bool,
 ) -> Result<Received, String> {
     loop {
+        // An answer that is there does not wait for another batch to be opened.
+        if is_done() {
+            return Ok(Received::Nothing);
+        }
         match receive(socket, packet, RecvFlags::DONTWAIT)? {
-            Received::Nothing if !is_done() => {}
+            Received::Nothing => {}
             received => return Ok(received),
         }
         let wait = Timespec { tv_sec: 0, tv_nsec: LOOK_NS };

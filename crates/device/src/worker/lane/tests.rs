@@ -137,7 +137,7 @@ impl Executor for Ahead {
     }
 
     fn is_done(&self) -> bool {
-        self.started >= self.patient_until
+        self.started >= self.patient_until || self.waits.len() == STARTED_BATCHES_MAX
     }
 
     fn finish(&mut self, outputs: &mut [JobOutput<'_>], _: Instant, _: &dyn Fn(Stage)) {
@@ -152,13 +152,13 @@ fn two_batches_are_under_way_and_all_are_answered_in_order() {
     let memory = SharedMemory::create(1 << 20).unwrap();
     let (doings, seen) = mpsc::channel();
     let mut lane = Lane {
-        models: vec![Model { executor: Some(Box::new(Ahead::new(doings, 0))) }],
+        models: vec![Model { executor: Some(Box::new(Ahead::new(doings, 4))) }],
         report: LaneReport { modality: Modality::Visual, models: Vec::new() },
     };
     let (node, worker) = sockets();
     let mut packet = Vec::new();
     let mut run = 0;
-    // All are there before the lane looks: 1, 2, 1 jobs can be started ahead, 3 cannot.
+    // All are there before the lane looks: 1, 2, 1, 2 jobs can be started ahead, 3 cannot.
     for (batch, jobs) in (1..).zip([1, 2, 1, 3, 2]) {
         let entries = (0..jobs).map(|_| {
             run += 1;

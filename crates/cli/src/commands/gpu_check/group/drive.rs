@@ -181,6 +181,7 @@ impl<'a> Drive<'a> {
     /// Exchanges so many values, all of which are checked; gives the slowest member's medians.
     pub(super) fn measure(&mut self, values: u32, rounds: u32) -> anyhow::Result<Pulse> {
         self.measured.clear();
+        self.failure = None;
         let order = Order::Exercise {
             generation: self.generation(),
             sequence: MEASURED,
