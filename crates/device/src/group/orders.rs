@@ -185,6 +185,7 @@ mod tests {
         put(&b, &Report::failed(u64::MAX, &"\n\u{1}".repeat(1000)), &[]).unwrap();
         drop(b);
         assert!(take::<Report>(&a).unwrap().is_some());
+        assert!(take::<Report>(&a).unwrap().is_some());
         assert!(take::<Report>(&a).unwrap().is_none());
     }
 
