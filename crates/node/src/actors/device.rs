@@ -43,8 +43,9 @@ const READY_MS_MAX: u64 = 120_000;
 const STANDBY_READY_MS_MAX: u64 = 600_000;
 /// The same where TensorRT may have to compile them first, which takes minutes.
 const COMPILED_MS_MAX: u64 = 1_200_000;
-/// How often is looked whether another worker of the same GPU has loaded, in milliseconds.
+/// How often is looked whether another worker of the same GPU has loaded, and for how long at most, in milliseconds.
 const LOADING_LOOK_MS: u64 = 200;
+const LOADING_WAIT_MS_MAX: u64 = 10_000;
 /// The place whose worker is started first.
 const FIRST: usize = 0;
 
@@ -87,6 +88,8 @@ pub struct DeviceRun {
     places: Vec<Place>,
     /// Starts so far, in all places.
     incarnations: u64,
+    /// How long the next one has waited for another worker to load.
+    waited_ms: u64,
     /// Lanes of the worker that serves, and who reads their sockets.
     lanes: Vec<LaneId>,
     readers: Vec<JoinHandle<()>>,
@@ -129,9 +132,13 @@ impl DeviceRun {
         Ok(())
     }
 
-    /// Whether a worker loads whose memory would be told apart from no other's on the same GPU.
-    fn measures(&self) -> bool {
-        self.args.setup.gpu.is_some() && self.places.iter().any(|place| matches!(place.stage, Stage::Loading))
+    /// Whether the next start has to wait, but not for ever: two workers that load at once on one GPU would each take the
+    /// other's memory for their own.
+    fn has_to_wait(&mut self) -> bool {
+        let loads = self.places.iter().any(|place| matches!(place.stage, Stage::Loading));
+        let waits = self.args.setup.gpu.is_some() && loads && self.waited_ms < LOADING_WAIT_MS_MAX;
+        self.waited_ms = if waits { self.waited_ms + LOADING_LOOK_MS } else { 0 };
+        waits
     }
 
     fn spawned(&mut self, at: usize, pid: u32) {
@@ -389,6 +396,7 @@ impl Actor for DeviceActor {
             args,
             places,
             incarnations: 0,
+            waited_ms: 0,
             lanes: Vec::new(),
             readers: Vec::new(),
             serving: Vec::new(),
@@ -415,7 +423,7 @@ impl Actor for DeviceActor {
                 if !run.may_start() {
                     // Ordered before its GPU went bad: the next comes when it is well.
                     run.places[at].stage.no_start_is_coming();
-                } else if is_due && run.measures() {
+                } else if is_due && run.has_to_wait() {
                     me.send_after(Duration::from_millis(LOADING_LOOK_MS), move || DeviceMessage::Start(at));
                 } else if is_due {
                     run.start(at)?;
