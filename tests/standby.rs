@@ -182,13 +182,7 @@ fn both_workers_killed_at_once_lose_no_job() {
 
 #[test]
 fn a_standby_takes_over_from_a_worker_that_hangs() {
-    // A copy of the model that is taken for hung after 300 ms.
-    let models = tempfile::tempdir().unwrap();
-    let folder = models.path().join("identity");
-    std::fs::create_dir(&folder).unwrap();
-    let manifest = std::fs::read_to_string("cluster/models/identity/model.toml").unwrap();
-    let line = manifest.lines().find(|line| line.starts_with("run_ms_max")).expect("the manifest sets run_ms_max");
-    std::fs::write(folder.join("model.toml"), manifest.replace(line, "run_ms_max = 300")).unwrap();
+    let models = support::identity_soon_hung();
     let node = Node::start(&format!("models = [{:?}]\nstandby_workers = \"all\"\n", models.path()));
     let (serving, waiting) = pair(&node);
     thousand_echoes(&node, move || signal_process(serving, "STOP"));

@@ -77,13 +77,7 @@ fn a_device_that_is_lost_gets_no_worker_until_it_is_back() {
 
 #[test]
 fn a_worker_that_hangs_is_replaced_and_its_jobs_run_again() {
-    // A copy of the model that is taken for hung after 300 ms.
-    let models = tempfile::tempdir().unwrap();
-    let folder = models.path().join("identity");
-    std::fs::create_dir(&folder).unwrap();
-    let manifest = std::fs::read_to_string("cluster/models/identity/model.toml").unwrap();
-    let line = manifest.lines().find(|line| line.starts_with("run_ms_max")).expect("the manifest sets run_ms_max");
-    std::fs::write(folder.join("model.toml"), manifest.replace(line, "run_ms_max = 300")).unwrap();
+    let models = support::identity_soon_hung();
     let node = Node::start(&format!("models = [{:?}]\n", models.path()));
     let worker = node.worker_pid();
     local(thousand_echoes(&node, move || signal_process(worker, "STOP")));

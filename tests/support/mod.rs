@@ -325,3 +325,14 @@ pub fn spoken(text: &str) -> String {
     let text = text.to_lowercase().replace("mr.", "mister").replace(|c: char| !c.is_alphanumeric(), " ");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+/// A repository with a copy of the model `identity` that is taken for hung after 300 ms.
+pub fn identity_soon_hung() -> TempDir {
+    let models = tempfile::tempdir().unwrap();
+    let folder = models.path().join("identity");
+    std::fs::create_dir(&folder).unwrap();
+    let manifest = std::fs::read_to_string("cluster/models/identity/model.toml").unwrap();
+    let line = manifest.lines().find(|line| line.starts_with("run_ms_max")).expect("the manifest sets run_ms_max");
+    std::fs::write(folder.join("model.toml"), manifest.replace(line, "run_ms_max = 300")).unwrap();
+    models
+}

@@ -241,6 +241,18 @@ pub struct TensorEntry {
     pub shape: Vec<Dim>,
 }
 
+impl TensorEntry {
+    /// Its dimensions with one of each that varies.
+    #[must_use]
+    pub fn one_row(&self) -> Vec<u32> {
+        let size = |dim: &Dim| match dim {
+            Dim::Fixed(size) => *size,
+            Dim::Named(_) => 1,
+        };
+        self.shape.iter().map(size).collect()
+    }
+}
+
 fn network_role() -> FileRole {
     FileRole::Network
 }

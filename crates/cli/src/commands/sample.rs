@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::bail;
 use bytes::Bytes;
 use sensorium_client::Job;
-use sensorium_models::manifest::{Dim, Manifest, Prepare};
+use sensorium_models::manifest::{Manifest, Prepare};
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::{Dtype, JobId};
 
@@ -99,14 +99,7 @@ impl Sample {
             Prepare::Tensor {} => match manifest.inputs.first() {
                 None => raw(PayloadKind::Tensor, Dtype::U8, vec![bytes], noise(bytes as usize)),
                 Some(input) => {
-                    let dims: Vec<u32> = input
-                        .shape
-                        .iter()
-                        .map(|dim| match dim {
-                            Dim::Fixed(size) => *size,
-                            Dim::Named(_) => 1,
-                        })
-                        .collect();
+                    let dims = input.one_row();
                     let count: u32 = dims.iter().product();
                     let values = noise(count as usize);
                     let bytes = match input.dtype {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use sensorium_models::ModelPackage;
-use sensorium_models::manifest::{Dim, Interpret, Prepare};
+use sensorium_models::manifest::{Interpret, Prepare};
 use sensorium_models::profile::{BatchProfile, Quantiles, ServiceProfile};
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
@@ -102,13 +102,9 @@ impl Payload {
             Prepare::Tensor {} => {
                 let input = package.manifest.inputs.first();
                 let dtype = input.map_or(Dtype::U8, |input| input.dtype);
-                let size = |dim: &Dim| match dim {
-                    Dim::Fixed(size) => *size,
-                    Dim::Named(_) => 1,
-                };
                 let dims = match (&package.manifest.interpret, input) {
                     (Interpret::Identity { .. }, _) | (_, None) => vec![1024],
-                    (_, Some(input)) => input.shape.iter().map(size).collect(),
+                    (_, Some(input)) => input.one_row(),
                 };
                 let elements: u32 = dims.iter().product();
                 let bytes = (0..elements).flat_map(|_| noise.element(dtype)).collect();

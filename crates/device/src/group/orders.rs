@@ -106,6 +106,17 @@ impl Report {
     }
 }
 
+/// Gives each order to form the sockets that go with it; members that find each other by an identifier need none.
+///
+/// # Errors
+/// What the system says.
+pub fn with_sockets(orders: Vec<Order>) -> io::Result<Vec<(Order, Vec<OwnedFd>)>> {
+    let ranks = u32::try_from(orders.len()).unwrap_or(u32::MAX);
+    let by_host = orders.iter().all(|order| matches!(order, Order::Form { id: None, .. }));
+    let sockets = if by_host { super::host::mesh(ranks)? } else { orders.iter().map(|_| Vec::new()).collect() };
+    Ok(orders.into_iter().zip(sockets).collect())
+}
+
 /// Sends a message without waiting.
 ///
 /// # Errors

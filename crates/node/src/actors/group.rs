@@ -12,7 +12,6 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use ractor_cluster::RactorMessage;
 use sensorium_device::clock::now_ns;
-use sensorium_device::group::host;
 use sensorium_device::group::lifecycle::{Command, Event, Lifecycle};
 use sensorium_device::group::orders::{self, MESSAGE_BYTES_MAX, Order, Report};
 use tokio::net::UnixDatagram;
@@ -79,7 +78,7 @@ impl GroupRun {
                 match command {
                     Command::Send { rank, order } => events.extend(self.send(rank, &order, &[])),
                     Command::Form(given) => {
-                        for (rank, (order, sockets)) in (0..).zip(with_sockets(given)?) {
+                        for (rank, (order, sockets)) in (0..).zip(orders::with_sockets(given)?) {
                             events.extend(self.send(rank, &order, &sockets));
                         }
                     }
@@ -134,14 +133,6 @@ impl GroupRun {
         *place = Some(Member { seat: number, socket, reader });
         self.handle(&me, Event::Joined { rank, seat: number })
     }
-}
-
-/// Gives each order to form the sockets that go with it; with an identifier there are none.
-fn with_sockets(orders: Vec<Order>) -> std::io::Result<Vec<(Order, Vec<OwnedFd>)>> {
-    let ranks = u32::try_from(orders.len()).unwrap_or(u32::MAX);
-    let by_host = orders.iter().all(|order| matches!(order, Order::Form { id: None, .. }));
-    let sockets = if by_host { host::mesh(ranks)? } else { orders.iter().map(|_| Vec::new()).collect() };
-    Ok(orders.into_iter().zip(sockets).collect())
 }
 
 /// Passes on what a member says, until its socket ends.

@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use sensorium_device::backend::twin::TwinBackend;
 use sensorium_device::backend::{LoadOptions, NamedTensor, TensorData};
-use sensorium_device::executor::{self, Executor, JobInput, JobOutput, Slice};
+use sensorium_device::executor;
 use sensorium_models::manifest::{Compute, FileRole, Prepare};
 use sensorium_wire::Modality;
-use sensorium_wire::submit::{PayloadKind, PixelFormat};
+use sensorium_wire::submit::PayloadKind;
 use sensorium_wire::tensor::Dtype;
 
-use super::half;
+use super::half::{self, Question, ask};
 use super::report::Finding;
 use super::target::Target;
 use crate::paths::Paths;
@@ -24,7 +24,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// on the device where it does them.
 pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Finding> {
     let device = target.open()?;
-    let picture = target.picture(paths)?;
+    let picture = Question::encoded(PayloadKind::EncodedImage, target.picture(paths)?);
     let mut finding = Finding::default();
     for package in target.packages(paths)? {
         let name = &package.manifest.name;
@@ -38,7 +38,9 @@ pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Fi
             let (subject, reference) = backend()?;
             compared(&mut finding, &format!("{name}_picture"), &TwinBackend::new(subject, reference), |twin| {
                 let mut executor = executor::load(&package, twin).map_err(|error| error.to_string())?;
-                (0..RUNS).try_for_each(|_| look(&mut *executor, &picture))
+                (0..RUNS)
+                    .try_for_each(|_| ask(&mut *executor, &picture, ANSWER_BYTES_MAX).map(drop))
+                    .map_err(|error| error.to_string())
             });
         }
         if let Err(error) = half::compare(&mut finding, &device, target, &package) {
@@ -66,25 +68,6 @@ fn compared(
         }
         Err(error) => finding.expect(false, || format!("{name}: {error}")),
     }
-}
-
-/// Runs one job: a picture.
-fn look(executor: &mut dyn Executor, picture: &[u8]) -> Result<(), String> {
-    let job = JobInput {
-        payload: PayloadKind::EncodedImage,
-        dtype: Dtype::U8,
-        dims: &[],
-        pixels: PixelFormat::Rgb24,
-        sample_rate_hz: 0,
-        state: &[],
-        bytes: picture,
-        slice: Slice::default(),
-    };
-    let mut room = vec![0; ANSWER_BYTES_MAX];
-    let mut outputs = [JobOutput::new(&mut room)];
-    executor.run(&[job], &mut outputs, &|_| ());
-    let [output] = outputs;
-    output.answer.map(drop).map_err(|rejection| rejection.to_string())
 }
 
 /// What every backend must do, on the smallest network with one input.

@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow};
 use sensorium_device::executor::agreement::{Apart, HALF, agree};
 use sensorium_device::executor::{self, Executor, JobInput, JobOutput, Slice};
 use sensorium_models::ModelPackage;
-use sensorium_models::manifest::{Dim, Interpret, Precision, Prepare};
+use sensorium_models::manifest::{Interpret, Precision, Prepare};
 use sensorium_wire::result::ModelResult;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::{BodyKind, Dtype, codec};
@@ -19,11 +19,18 @@ use super::target::{Opened, Target};
 const ROWS: u16 = 32;
 
 /// What a model is asked.
-struct Question {
+pub(super) struct Question {
     payload: PayloadKind,
     dtype: Dtype,
     dims: Vec<u32>,
     bytes: Vec<u8>,
+}
+
+impl Question {
+    /// A picture or a recording as a file holds it.
+    pub(super) fn encoded(payload: PayloadKind, bytes: Vec<u8>) -> Self {
+        Self { payload, dtype: Dtype::U8, dims: Vec::new(), bytes }
+    }
 }
 
 /// Compares a model's variant, if it has one; what it has no inputs for is noted.
@@ -79,21 +86,14 @@ fn questions(package: &ModelPackage, reference: Option<&Path>) -> anyhow::Result
             return Ok(Vec::new());
         };
         let bytes = fs::read(&path).with_context(|| path.display().to_string())?;
-        anyhow::Ok(vec![Question { payload, dtype: Dtype::U8, dims: Vec::new(), bytes }])
+        anyhow::Ok(vec![Question::encoded(payload, bytes)])
     };
     match &package.manifest.prepare {
         Prepare::Image { .. } => file("street.jpg", PayloadKind::EncodedImage),
         Prepare::Windows { .. } | Prepare::Utterance { .. } => file("speech.wav", PayloadKind::EncodedAudio),
         Prepare::Tensor {} => {
             let input = package.manifest.inputs.first().context("an input is expected")?;
-            let dims: Vec<u32> = input
-                .shape
-                .iter()
-                .map(|dim| match dim {
-                    Dim::Fixed(size) => *size,
-                    Dim::Named(_) => 1,
-                })
-                .collect();
+            let dims = input.one_row();
             let count = u16::try_from(dims.iter().product::<u32>()).context("a small input is expected")?;
             let value =
                 |row: u16, at: u16| f32::from(row.wrapping_mul(37).wrapping_add(at.wrapping_mul(53)) % 256) / 255.0;
@@ -108,7 +108,8 @@ fn questions(package: &ModelPackage, reference: Option<&Path>) -> anyhow::Result
     }
 }
 
-fn ask(executor: &mut dyn Executor, question: &Question, room: usize) -> anyhow::Result<ModelResult> {
+/// What an executor answers, in at most `room` bytes.
+pub(super) fn ask(executor: &mut dyn Executor, question: &Question, room: usize) -> anyhow::Result<ModelResult> {
     let input = JobInput {
         payload: question.payload,
         dtype: question.dtype,

@@ -150,6 +150,13 @@ pub(super) fn access_illegally(stream: &Arc<CudaStream>) -> Result<(), DriverErr
     stream.synchronize()
 }
 
+/// Tensors, images and lists in pinned and device memory start at multiples of this many bytes.
+const ALIGNMENT_BYTES: usize = 256;
+
+pub(super) const fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(ALIGNMENT_BYTES)
+}
+
 /// Memory of this process that the GPU reads and writes by itself.
 pub(super) struct Staging {
     context: Arc<CudaContext>,

@@ -21,7 +21,7 @@ use sensorium_wire::tensor::Dtype;
 use self::down::{Down, Pending};
 use self::up::Up;
 use super::Lane;
-use super::driver::Foreign;
+use super::driver::{Foreign, aligned};
 use super::network::{Computed, CudaNetwork, Failure, SHAPES_MAX, Waited};
 use crate::backend::images::{BoxForm, BoxPlan, ImageAnswer, ImageNetwork, ImagePlan, STARTED_BATCHES_MAX};
 use crate::backend::{BackendError, Network as _, Placed};
@@ -31,12 +31,6 @@ use crate::cuda::launch::{BoxBuffers, Kernels, PreparedElement};
 /// Most bytes of pixels that lie on the GPU at once for one batch. Images of more than that are refused; a batch of more is
 /// sent up in parts.
 const STAGED_BYTES_MAX: usize = 128 << 20;
-/// Images and lists start at multiples of this many bytes.
-const ALIGNMENT_BYTES: usize = 256;
-
-const fn aligned(bytes: usize) -> usize {
-    bytes.next_multiple_of(ALIGNMENT_BYTES)
-}
 
 /// See the module.
 pub(super) struct CudaImages {

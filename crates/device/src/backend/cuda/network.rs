@@ -19,10 +19,10 @@ use ort::value::{DynTensor, DynTensorValueType};
 use sensorium_models::Signature;
 use sensorium_models::manifest::Compute;
 
-pub(super) use self::shape::Computed;
+pub(super) use self::shape::{Computed, pick};
 use self::shape::{Shape, device_memory, dims_i64, element, run_bound, run_kept, shape_is_bound};
 use super::Lane;
-use super::driver::{self, Staging};
+use super::driver::{self, Staging, aligned};
 use super::fault::GpuFault;
 use super::inputs::{fitting, output, rows};
 use super::share::{filled_up, recorded_rows};
@@ -33,8 +33,6 @@ use crate::cuda::launch::LaunchError;
 
 /// Shapes whose device memory is kept where launches are not recorded; the one used longest ago makes way.
 pub(super) const SHAPES_MAX: usize = 8;
-/// Tensors in pinned memory start at multiples of this many bytes.
-const ALIGNMENT_BYTES: usize = 256;
 
 /// See the module.
 pub(super) struct CudaNetwork {
@@ -216,7 +214,7 @@ impl CudaNetwork {
             .iter()
             .map(|(_, bytes)| {
                 let start = end;
-                end = (start + bytes).next_multiple_of(ALIGNMENT_BYTES);
+                end = aligned(start + bytes);
                 start
             })
             .collect();
@@ -242,14 +240,7 @@ impl CudaNetwork {
 
         // Down, in the order that was asked for.
         lane.streams.download_after_compute()?;
-        let mut picked = Vec::with_capacity(wanted.len());
-        let mut end = 0;
-        for name in wanted {
-            let output = computed.iter().find(|output| output.name == *name);
-            let output = output.ok_or_else(|| format!("output {name} was not recorded"))?;
-            picked.push((output, end));
-            end = (end + output.bytes).next_multiple_of(ALIGNMENT_BYTES);
-        }
+        let (picked, end) = pick(&computed, wanted.iter().copied())?;
         let pinned = down.of(end)?;
         for (output, start) in &picked {
             // SAFETY: the output at this address has `bytes` bytes and is kept until after the wait; so is the memory.

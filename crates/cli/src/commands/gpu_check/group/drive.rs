@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use sensorium_device::backend::cuda::GpuSetup;
-use sensorium_device::group::host;
 use sensorium_device::group::lifecycle::{Command, Event, Lifecycle, Plan, Pulse, State};
 use sensorium_device::group::orders::{self, Order, Report};
 use sensorium_device::protocol::WorkerSetup;
@@ -21,6 +20,8 @@ use super::super::target::Target;
 const PATIENCE: Duration = Duration::from_secs(60);
 const TICK: Duration = Duration::from_millis(5);
 const READY_MS_MAX: u64 = 60_000;
+/// Most that its threads may have told and it has not heard; they wait then. All of a check are a few hundred.
+const TOLD_MAX: usize = 1024;
 /// Sequence numbers of measurements, which no exercise of the life cycle has.
 const MEASURED: u64 = 1 << 40;
 
@@ -48,7 +49,7 @@ pub(super) struct Drive<'a> {
     seats: u64,
     measured: Vec<(u32, Pulse)>,
     failure: Option<String>,
-    tell: mpsc::Sender<Told>,
+    tell: mpsc::SyncSender<Told>,
     told: mpsc::Receiver<Told>,
 }
 
@@ -70,7 +71,7 @@ impl Drop for Stopped {
 impl<'a> Drive<'a> {
     /// Starts a worker for each member.
     pub(super) fn start(target: &'a Target, gpus: Vec<Option<GpuSetup>>, plan: Plan) -> anyhow::Result<Self> {
-        let (tell, told) = mpsc::channel();
+        let (tell, told) = mpsc::sync_channel(TOLD_MAX);
         let slab = Slab::create(&default_classes()[..1])?;
         let mut members = Vec::new();
         for (rank, gpu) in (0_u32..).zip(gpus) {
@@ -273,13 +274,10 @@ impl<'a> Drive<'a> {
     }
 
     fn form(&mut self, given: Vec<Order>) {
-        let by_host = given.iter().all(|order| matches!(order, Order::Form { id: None, .. }));
-        let sockets = if by_host { host::mesh(number(given.len())) } else { Ok(Vec::new()) };
-        match sockets {
-            Ok(mut sockets) => {
-                sockets.resize_with(given.len(), Vec::new);
-                for (rank, (order, sockets)) in (0..).zip(given.iter().zip(&sockets)) {
-                    self.send(rank, order, sockets);
+        match orders::with_sockets(given) {
+            Ok(given) => {
+                for (rank, (order, sockets)) in (0..).zip(given) {
+                    self.send(rank, &order, &sockets);
                 }
             }
             Err(error) => self.failure = Some(format!("sockets: {error}")),

@@ -4,12 +4,11 @@
 use cudarc::driver::CudaEvent;
 use sensorium_wire::tensor::Dtype;
 
-use super::aligned;
 use crate::backend::TensorBuffer;
 use crate::backend::cuda::Lane;
-use crate::backend::cuda::driver::{self, Staging};
+use crate::backend::cuda::driver::{self, Staging, aligned};
 use crate::backend::cuda::inputs::output;
-use crate::backend::cuda::network::{Computed, Failure};
+use crate::backend::cuda::network::{Computed, Failure, pick};
 use crate::backend::images::{FoundBoxes, ImageAnswer, ImagePlan};
 use crate::cuda::arguments::{Found, Outcome};
 use crate::cuda::launch::BoxBuffers;
@@ -77,13 +76,7 @@ impl Down {
         images: usize,
         rows: usize,
     ) -> Result<Pending, Failure> {
-        let (mut picked, mut end) = (Vec::with_capacity(wanted.len()), 0);
-        for name in wanted {
-            let output = computed.iter().find(|output| output.name == *name);
-            let output = output.ok_or_else(|| format!("output {name} was not recorded"))?;
-            picked.push((output, end));
-            end = aligned(end + output.bytes);
-        }
+        let (picked, end) = pick(computed, wanted.iter().map(String::as_str))?;
         let pinned = self.staging.of(end)?;
         // On the stream that computes: the runtime may use the outputs' memory for the next batch.
         let stream = &lane.streams.compute;

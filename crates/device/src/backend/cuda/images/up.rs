@@ -4,9 +4,8 @@
 use cudarc::driver::{CudaEvent, CudaSlice, DevicePtr};
 use sensorium_processing::image::{ImageStep, ImageView};
 
-use super::aligned;
 use crate::backend::cuda::Lane;
-use crate::backend::cuda::driver::{self, PinnedSlab, Staging};
+use crate::backend::cuda::driver::{self, PinnedSlab, Staging, aligned};
 use crate::backend::cuda::network::Failure;
 use crate::cuda::arguments::ImageSource;
 

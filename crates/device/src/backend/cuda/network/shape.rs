@@ -8,6 +8,7 @@ use sensorium_models::Signature;
 use sensorium_wire::tensor::Dtype;
 
 use super::Failure;
+use crate::backend::cuda::driver::aligned;
 use crate::backend::cuda::inputs::TENSOR_BYTES_MAX;
 use crate::backend::cuda::{Lane, driver};
 use crate::backend::{TensorBuffer, runtime};
@@ -115,6 +116,24 @@ fn located(name: &str, value: &DynValue) -> Result<Computed, Failure> {
         return Err(format!("output {name} is not on the GPU").into());
     }
     Ok(Computed { name: name.to_owned(), dims, dtype, address: tensor.data_ptr() as u64, bytes })
+}
+
+/// An output, and where it starts.
+type Picked<'a> = (&'a Computed, usize);
+
+/// The outputs that are wanted, each with where it starts in pinned memory, and where the last one ends.
+pub(in crate::backend::cuda) fn pick<'a>(
+    computed: &'a [Computed],
+    wanted: impl IntoIterator<Item = &'a str>,
+) -> Result<(Vec<Picked<'a>>, usize), String> {
+    let (mut picked, mut end) = (Vec::new(), 0);
+    for name in wanted {
+        let output = computed.iter().find(|output| output.name == name);
+        let output = output.ok_or_else(|| format!("output {name} was not recorded"))?;
+        picked.push((output, end));
+        end = aligned(end + output.bytes);
+    }
+    Ok((picked, end))
 }
 
 pub(super) fn device_memory() -> Result<MemoryInfo<'static>, ort::Error> {
