@@ -25,6 +25,7 @@ mod preparation;
 mod profile;
 mod sound;
 mod speech;
+mod stage;
 mod suspended;
 mod transcript;
 

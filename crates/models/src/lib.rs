@@ -10,6 +10,7 @@ mod parse;
 pub mod profile;
 pub mod repository;
 pub mod signature;
+pub mod stages;
 mod validate;
 
 pub use error::ModelError;

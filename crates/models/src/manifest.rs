@@ -33,6 +33,10 @@ pub struct Manifest {
     pub variants: Vec<VariantEntry>,
     #[serde(default)]
     pub placement: Placement,
+    /// The model that goes on where this one ends, for a network that is split by stages. Only with
+    /// `interpret.step = "stage"`, and then always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
     /// Inputs of the networks, checked against the ONNX files at load.
     #[serde(default, rename = "input")]
     pub inputs: Vec<TensorEntry>,
@@ -303,6 +307,14 @@ pub enum Prepare {
     Utterance { sample_rate_hz: u32, seconds_max: u32 },
     /// The tensor as it came: dtype and shape must be the first input's, whose `"N"` may be left out.
     Tensor {},
+    /// What the model before gives (`next` there): rows of the first input. `width` and `height` are those of the image that
+    /// the first model of the row was fed, for steps that find places in it; 0 = there was none.
+    Stage {
+        #[serde(default)]
+        width: u32,
+        #[serde(default)]
+        height: u32,
+    },
 }
 
 /// How an image is fitted to the network's input.
@@ -339,6 +351,17 @@ impl Prepare {
             Self::Windows { .. } => "windows",
             Self::Utterance { .. } => "utterance",
             Self::Tensor {} => "tensor",
+            Self::Stage { .. } => "stage",
+        }
+    }
+
+    /// Size of the image that the network, or the first of its row, is fed, in pixels: width and height.
+    #[must_use]
+    pub const fn image_size(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::Image { width, height, .. } => Some((*width, *height)),
+            Self::Stage { width, height } if *width > 0 && *height > 0 => Some((*width, *height)),
+            Self::Windows { .. } | Self::Utterance { .. } | Self::Tensor {} | Self::Stage { .. } => None,
         }
     }
 }
@@ -374,6 +397,8 @@ pub enum Interpret {
     Pose {},
     /// The first output as a tensor.
     Tensor {},
+    /// The first output, for the model named by `next`.
+    Stage {},
     /// The payload itself; no network.
     Identity {
         /// Give back at most the first so many bytes, as bytes: measures the way in alone. Default 0 = all, as they came.
@@ -395,6 +420,7 @@ impl Interpret {
             Self::Fusion { .. } => "fusion",
             Self::Pose {} => "pose",
             Self::Tensor {} => "tensor",
+            Self::Stage {} => "stage",
             Self::Identity { .. } => "identity",
         }
     }
@@ -410,6 +436,7 @@ impl Interpret {
             | Self::Speech {}
             | Self::Fusion { .. }
             | Self::Tensor {}
+            | Self::Stage {}
             | Self::Pose {}
             | Self::Identity { .. } => false,
         }
@@ -422,7 +449,7 @@ impl Interpret {
             Self::DetectionsDfl { .. } | Self::DetectionRows { .. } | Self::Classes { .. } | Self::Pose {} => {
                 &[FileRole::Network, FileRole::Labels]
             }
-            Self::Speech {} | Self::Fusion { .. } | Self::Tensor {} => &[FileRole::Network],
+            Self::Speech {} | Self::Fusion { .. } | Self::Tensor {} | Self::Stage {} => &[FileRole::Network],
             Self::Transcript { .. } => &[FileRole::Encoder, FileRole::Decoder, FileRole::Tokenizer],
             Self::Identity { .. } => &[],
         }

@@ -11,6 +11,7 @@ use crate::error::ModelError;
 use crate::labels;
 use crate::manifest::{FileEntry, FileRole, Manifest, Precision};
 use crate::signature::{self, Signature};
+use crate::stages;
 
 /// Longest `model.toml`, in bytes.
 pub const MANIFEST_BYTES_MAX: u64 = 256 << 10;
@@ -56,7 +57,20 @@ impl Repository {
                 repository.add(&folder, weights_dir);
             }
         }
+        repository.check_rows();
         Ok(repository)
+    }
+
+    /// Sets models aside whose row of stages does not hold together; those before them in the row follow.
+    fn check_rows(&mut self) {
+        let wrong = |(name, package): (&String, &ModelPackage)| {
+            stages::check(package, &self.models).err().map(|error| (name.clone(), error))
+        };
+        let broken: Vec<_> = self.models.iter().filter_map(wrong).collect();
+        for (name, error) in broken {
+            self.models.remove(&name);
+            self.broken.push((name, error));
+        }
     }
 
     fn add(&mut self, folder: &Path, weights_dir: &Path) {

@@ -183,6 +183,14 @@ fn prepare(prepare: &Prepare) -> Result<(), Fault> {
             within("prepare.sample_rate_hz", *sample_rate_hz, 1_000..=384_000)?;
             within("prepare.seconds_max", *seconds_max, 1..=600)
         }
+        Prepare::Stage { width, height } => {
+            within("prepare.width", *width, 0..=4096)?;
+            within("prepare.height", *height, 0..=4096)?;
+            if (*width == 0) != (*height == 0) {
+                return fault("prepare.height", format!("{height} with a width of {width}; expected both, or neither"));
+            }
+            Ok(())
+        }
         Prepare::Tensor {} => Ok(()),
     }
 }
@@ -233,7 +241,11 @@ fn interpret(interpret: &Interpret) -> Result<(), Fault> {
             }
             Ok(())
         }
-        Interpret::Speech {} | Interpret::Pose {} | Interpret::Tensor {} | Interpret::Identity { .. } => Ok(()),
+        Interpret::Speech {}
+        | Interpret::Pose {}
+        | Interpret::Tensor {}
+        | Interpret::Stage {}
+        | Interpret::Identity { .. } => Ok(()),
     }
 }
 
@@ -241,16 +253,34 @@ fn interpret(interpret: &Interpret) -> Result<(), Fault> {
 fn together(manifest: &Manifest) -> Result<(), Fault> {
     let step = manifest.interpret.name();
     let prepares: &[&str] = match manifest.interpret {
-        Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. } | Interpret::Pose {} => &["image"],
-        Interpret::Classes { .. } => &["windows", "image"],
+        Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. } | Interpret::Pose {} => &["image", "stage"],
+        Interpret::Classes { .. } => &["windows", "image", "stage"],
         Interpret::Speech {} => &["windows"],
         Interpret::Transcript { .. } => &["utterance"],
-        Interpret::Fusion { .. } | Interpret::Identity { .. } => &["tensor"],
-        Interpret::Tensor {} => &["tensor", "image", "windows"],
+        Interpret::Fusion { .. } => &["tensor", "stage"],
+        Interpret::Identity { .. } => &["tensor"],
+        Interpret::Tensor {} | Interpret::Stage {} => &["tensor", "image", "windows", "stage"],
     };
     if !prepares.contains(&manifest.prepare.name()) {
         let name = manifest.prepare.name();
         return fault("prepare.step", format!("{name}; interpret step {step} works with {}", prepares.join(" or ")));
+    }
+    let places = matches!(manifest.interpret, Interpret::DetectionsDfl { .. } | Interpret::DetectionRows { .. })
+        || matches!(manifest.interpret, Interpret::Pose {});
+    if places && manifest.prepare.image_size().is_none() {
+        return fault("prepare.width", format!("0; interpret step {step} needs the size of the row's image"));
+    }
+    match (&manifest.next, &manifest.interpret) {
+        (None, Interpret::Stage {}) => {
+            return fault("next", "expected the model that goes on, with interpret step stage");
+        }
+        (Some(next), Interpret::Stage {}) if *next == manifest.name => {
+            return fault("next", format!("{next}, which is this model"));
+        }
+        (Some(_), Interpret::Stage {}) | (None, _) => {}
+        (Some(next), _) => {
+            return fault("next", format!("{next}; interpret step {step} ends here, expected interpret step stage"));
+        }
     }
     let slice_ms = manifest.placement.slice_ms;
     if slice_ms != 0 && !manifest.interpret.sliceable() {

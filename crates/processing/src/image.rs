@@ -110,7 +110,7 @@ impl ImageStep {
             Prepare::Image { width, height, fit, channels, layout, mean, std } => {
                 Some(Self { width, height, fit, channels, layout, mean, std })
             }
-            Prepare::Windows { .. } | Prepare::Utterance { .. } | Prepare::Tensor {} => None,
+            Prepare::Windows { .. } | Prepare::Utterance { .. } | Prepare::Tensor {} | Prepare::Stage { .. } => None,
         }
     }
 

@@ -152,9 +152,33 @@ impl Scheduler {
         Handled::Applied
     }
 
+    /// A job was promised as a whole, so its next stage finds a place as a job does that lost its own.
+    pub(crate) fn job_continued(&mut self, job: &Job, out: &mut Vec<Command>) -> Handled {
+        if self.jobs.contains(job.key) {
+            return Handled::Duplicate;
+        }
+        let entry = self.entry(job, self.now_ns);
+        self.note_offer(job);
+        self.arrivals += 1;
+        self.jobs.insert(*job, entry, Place::Waiting, self.now_ns);
+        self.streams.enter(job, entry.slot);
+        self.place_again(&[entry]);
+        if let Place::Queued { lane } = self.jobs.get(entry.slot).place {
+            let now_ns = self.now_ns;
+            let lane = self.lane_mut(lane);
+            let device = lane.device;
+            if let Some(model) = lane.model_index(job.model) {
+                lane.models[model].arrivals.note(now_ns);
+            }
+            self.dispatch(device, out);
+        }
+        Handled::Applied
+    }
+
     /// Puts a job into its queue of a lane.
     pub(crate) fn enqueue(&mut self, slot: crate::jobs::JobSlot, lane_slot: LaneSlot) {
         self.join_turns(lane_slot);
+        self.follow_predecessor(slot);
         let record = self.jobs.get(slot);
         let (job, class, sliced_ns) = (record.job, usize::from(record.class), record.sliced_ns);
         let lane = self.lane(lane_slot);

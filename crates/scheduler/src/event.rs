@@ -45,6 +45,9 @@ pub enum Event {
         time_percent: u32,
     },
     JobArrived(Job),
+    /// A job that was accepted goes on with another model, the next stage of its own: under the same key, once its batch is
+    /// done. It is not refused; without a lane it waits, and fails as `ModelUnavailable` when none comes in time.
+    JobContinued(Job),
     /// A batch ended; its jobs have their results (or their own errors, which the caller reports), but for those in
     /// `unfinished`: their slice ended, and they go on in a later batch of the same lane.
     BatchDone {

@@ -33,7 +33,7 @@ pub(crate) enum Place {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct JobRecord {
     pub(crate) job: Job,
-    /// Which class of urgency it queues in: its own, or a higher one when a later job of its stream is more urgent.
+    /// Which class of urgency it queues in: its own, or a higher one when another job of its stream is more urgent.
     pub(crate) class: u8,
     pub(crate) entry: Entry,
     pub(crate) place: Place,

@@ -107,6 +107,7 @@ impl Scheduler {
             Event::DeviceLost { device } => self.device_lost(device, out),
             Event::LoadReport { device, time_percent } => self.load_report(device, time_percent),
             Event::JobArrived(job) => self.job_arrived(&job, out),
+            Event::JobContinued(job) => self.job_continued(&job, out),
             Event::BatchDone { lane, batch, service_ns, unfinished } => {
                 self.batch_done(lane, batch, service_ns, &unfinished, out)
             }

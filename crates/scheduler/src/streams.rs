@@ -127,6 +127,18 @@ impl Scheduler {
         }
     }
 
+    /// A job behind a more urgent one of its stream queues among those: the turn of its own class might come first.
+    pub(crate) fn follow_predecessor(&mut self, slot: JobSlot) {
+        let record = self.jobs.get(slot);
+        let Some(before) = self.streams.neighbours(&record.job, slot).0.map(|before| self.jobs.get(before)) else {
+            return;
+        };
+        if matches!(before.place, Place::Queued { .. }) && before.class < record.class {
+            let class = before.class;
+            self.jobs.get_mut(slot).class = class;
+        }
+    }
+
     /// The job is in a lane now: the one behind it may follow.
     pub(crate) fn release_successor(&mut self, slot: JobSlot) {
         let job = self.jobs.get(slot).job;

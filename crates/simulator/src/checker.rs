@@ -104,7 +104,7 @@ impl Checker {
 
     fn enter(&mut self, event: &Event) -> Result<(), String> {
         match event {
-            Event::JobArrived(job) => {
+            Event::JobArrived(job) | Event::JobContinued(job) => {
                 let (model, deadline_ns, stream) = (job.model, job.deadline_ns, job.stream);
                 let live = Live { model, deadline_ns, stream, owner: None, slice_of: None };
                 if self.live.insert(job.key, live).is_some() {

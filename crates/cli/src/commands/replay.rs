@@ -98,7 +98,7 @@ fn name(command: &Command) -> &'static str {
 
 fn concerns(step: &Step, job: u64) -> bool {
     let event = match &step.entry.event {
-        Event::JobArrived(arrived) => arrived.key.0 == job,
+        Event::JobArrived(arrived) | Event::JobContinued(arrived) => arrived.key.0 == job,
         Event::JobCancelled { key } => key.0 == job,
         _ => false,
     };
@@ -129,6 +129,12 @@ fn tell(step: &Step, models: &[String], in_flight: usize) -> Vec<String> {
             job.key.0,
             model(job.model.0),
             job.urgency.name(),
+            left(job.deadline_ns)
+        )),
+        Event::JobContinued(job) => lines.push(format!(
+            "job {} goes on: {}, {}",
+            job.key.0,
+            model(job.model.0),
             left(job.deadline_ns)
         )),
         Event::BatchDone { lane, batch, service_ns, unfinished } => {

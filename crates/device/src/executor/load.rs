@@ -19,6 +19,7 @@ use super::interpretation::{
     TensorInterpretation,
 };
 use super::speech::SpeechExecutor;
+use super::stage::StageInterpretation;
 use super::transcript::TranscriptExecutor;
 use super::{Executor, preparation, profile};
 use crate::backend::{Backend, BackendError, ImagePlan, LoadOptions, Network, TensorBuffer};
@@ -72,7 +73,8 @@ pub fn load(package: &ModelPackage, backend: &dyn Backend) -> Result<Box<dyn Exe
         | Interpret::Classes { .. }
         | Interpret::Fusion { .. }
         | Interpret::Pose {}
-        | Interpret::Tensor {} => {
+        | Interpret::Tensor {}
+        | Interpret::Stage {} => {
             if let Some(executor) = images(package, backend)? {
                 return Ok(Box::new(executor));
             }
@@ -197,6 +199,7 @@ fn used_outputs(manifest: &Manifest, role: FileRole) -> impl Iterator<Item = &st
         | Interpret::Classes { .. }
         | Interpret::Pose {}
         | Interpret::Tensor {}
+        | Interpret::Stage {}
         | Interpret::Identity { .. } => 1,
     };
     manifest.outputs.iter().filter(move |output| output.of == role).take(used).map(|output| output.name.as_str())
@@ -229,6 +232,7 @@ fn interpretation(package: &ModelPackage) -> Result<Box<dyn Interpretation>, Loa
         }
         Interpret::Pose {} => Ok(Box::new(PoseInterpretation::new(manifest, &package.labels()?).map_err(unfit)?)),
         Interpret::Tensor {} => Ok(Box::<TensorInterpretation>::default()),
+        Interpret::Stage {} => Ok(Box::<StageInterpretation>::default()),
         other => Err(unfit(format!("interpret step {} does not work on rows", other.name()))),
     }
 }

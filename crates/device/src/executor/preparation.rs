@@ -7,6 +7,7 @@ use sensorium_wire::rejection::{Reason, Rejection};
 use sensorium_wire::submit::PayloadKind;
 use sensorium_wire::tensor::{Dtype, tensor_bytes};
 
+use super::stage::StagePreparation;
 use super::{JobInput, sound, work};
 use crate::backend::TensorBuffer;
 
@@ -178,6 +179,7 @@ pub(super) fn of(step: &Prepare, name: &str, dtype: Dtype, shape: &[Dim]) -> Res
             WindowsPreparation::new(*sample_rate_hz, *window_samples, *hop_samples, *context_samples),
         )),
         Prepare::Tensor {} => Ok(Box::new(TensorPreparation::new(name, dtype, shape))),
+        Prepare::Stage { .. } => Ok(Box::new(StagePreparation::new(name, dtype, shape))),
         Prepare::Utterance { .. } => Err("prepare step utterance makes no rows".to_owned()),
     }
 }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use sensorium_models::ModelPackage;
 use sensorium_models::manifest::{Interpret, Prepare};
 use sensorium_models::profile::{BatchProfile, Quantiles, ServiceProfile};
+use sensorium_processing::image::SourceGeometry;
 use sensorium_wire::submit::{PayloadKind, PixelFormat};
 use sensorium_wire::tensor::Dtype;
 
-use super::{Executor, JobInput, JobOutput, Slice};
+use super::{Executor, JobInput, JobOutput, Slice, stage};
 
 /// Batches that run before anything is measured.
 const WARM_UP_RUNS: u32 = 3;
@@ -72,6 +73,8 @@ struct Payload {
     dtype: Dtype,
     dims: Vec<u32>,
     sample_rate_hz: u32,
+    /// Of a stage of a network: where the image came from.
+    state: Vec<u8>,
     bytes: Vec<u8>,
 }
 
@@ -83,6 +86,7 @@ impl Payload {
             dtype: Dtype::I16,
             dims: vec![samples, 1],
             sample_rate_hz,
+            state: Vec::new(),
             // A quarter of full scale, like speech.
             bytes: (0..samples).flat_map(|_| (noise.sample() >> 2).to_le_bytes()).collect(),
         };
@@ -92,6 +96,7 @@ impl Payload {
                 dtype: Dtype::U8,
                 dims: IMAGE.to_vec(),
                 sample_rate_hz: 0,
+                state: Vec::new(),
                 bytes: (0..IMAGE[0] * IMAGE[1] * 3).map(|_| noise.byte()).collect(),
             },
             Prepare::Windows { sample_rate_hz, window_samples, .. } => {
@@ -99,7 +104,7 @@ impl Payload {
                 pcm(&mut noise, *sample_rate_hz, windows * window_samples)
             }
             Prepare::Utterance { sample_rate_hz, .. } => pcm(&mut noise, *sample_rate_hz, *sample_rate_hz),
-            Prepare::Tensor {} => {
+            Prepare::Tensor {} | Prepare::Stage { .. } => {
                 let input = package.manifest.inputs.first();
                 let dtype = input.map_or(Dtype::U8, |input| input.dtype);
                 let dims = match (&package.manifest.interpret, input) {
@@ -108,7 +113,14 @@ impl Payload {
                 };
                 let elements: u32 = dims.iter().product();
                 let bytes = (0..elements).flat_map(|_| noise.element(dtype)).collect();
-                Self { payload: PayloadKind::Tensor, dtype, dims, sample_rate_hz: 0, bytes }
+                let [height, width] = IMAGE;
+                let fitted =
+                    |(fitted_width, fitted_height)| SourceGeometry { width, height, fitted_width, fitted_height };
+                let state = match &package.manifest.prepare {
+                    Prepare::Stage { .. } => stage::head(package.manifest.prepare.image_size().map(fitted)).to_vec(),
+                    _ => Vec::new(),
+                };
+                Self { payload: PayloadKind::Tensor, dtype, dims, sample_rate_hz: 0, state, bytes }
             }
         }
     }
@@ -129,7 +141,7 @@ impl Payload {
             dims: &self.dims,
             pixels: PixelFormat::Rgb24,
             sample_rate_hz: self.sample_rate_hz,
-            state: &[],
+            state: &self.state,
             bytes: &self.bytes,
             // Whole jobs are measured: their slices follow from the model's slice length.
             slice: Slice::default(),

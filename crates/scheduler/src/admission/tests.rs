@@ -247,3 +247,50 @@ fn a_device_that_says_it_is_slow_is_believed_at_once() {
     assert_eq!(desk.scheduler.refusal(0, &job), None);
     assert_eq!(desk.send(Event::LoadReport { device: DeviceId(7), time_percent: 100 }).0, crate::Handled::Stale);
 }
+
+#[test]
+fn a_job_that_goes_on_with_another_model_is_not_refused() {
+    let mut desk = Desk::new(Settings { queue_jobs_max: 1, restart_wait_ns: 100 * MS, ..Settings::default() });
+    desk.open(1, 1, &[1]);
+    let next = |key| Event::JobContinued(Job::new(JobKey(key), ModelKey(1), 15 * MS));
+    for key in 1..=4 {
+        desk.arrive(key, NEVER);
+    }
+    assert_eq!(refusal(&desk.arrive(5, 15 * MS)).0, Reason::Overloaded, "the queue is full");
+    assert!(desk.apply(next(5)).is_empty(), "it waits for room");
+    assert_eq!(desk.send(next(5)).0, Handled::Duplicate);
+    desk.now_ns = 10 * MS;
+    let commands = desk.done(1, 1);
+    assert!(!commands.iter().any(|command| matches!(command, Command::Refuse { .. })), "{commands:?}");
+    desk.now_ns = 20 * MS;
+    assert!(desk.tick().contains(&Command::Expire { key: JobKey(5) }), "its deadline holds all the same");
+
+    // A model that nobody serves, now or soon.
+    assert!(desk.apply(Event::JobContinued(Job::new(JobKey(6), ModelKey(9), NEVER))).is_empty());
+    assert!(desk.tick().contains(&Command::Fail { key: JobKey(6), reason: Reason::ModelUnavailable }));
+}
+
+#[test]
+fn jobs_of_a_stream_go_on_in_their_order() {
+    let mut desk = Desk::new(Settings::default());
+    desk.open(1, 1, &[1]);
+    desk.open(2, 2, &[2]);
+    desk.open(3, 3, &[2]);
+    let stream = Some(crate::StreamKey(7));
+    let mut started = Vec::new();
+    for key in 1..=6 {
+        // Later ones are due earlier.
+        let job = Job { stream, ..Job::new(JobKey(key), ModelKey(2), 1_000 * MS - key * 100 * MS) };
+        started.extend(crate::fixture::dispatches(&desk.apply(Event::JobContinued(job))));
+    }
+    let (mut lane, mut batch) = (started[0].0, started[0].1);
+    while started.iter().map(|(_, _, jobs)| jobs.len()).sum::<usize>() < 6 {
+        let more = crate::fixture::dispatches(&desk.done(lane, batch));
+        started.extend(more);
+        let next = started.iter().find(|other| other.1 > batch).expect("the next batch was dispatched");
+        (lane, batch) = (next.0, next.1);
+    }
+    let keys: Vec<u64> = started.iter().flat_map(|(_, _, jobs)| jobs.iter().map(|(key, _)| *key)).collect();
+    assert_eq!(keys, [1, 2, 3, 4, 5, 6]);
+    assert!(started.iter().all(|(other, ..)| *other == started[0].0), "one lane has the stream");
+}

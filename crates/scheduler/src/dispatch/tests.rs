@@ -313,3 +313,31 @@ fn between_the_slices_of_a_long_job_the_lane_chooses_again() {
     let snapshot = desk.scheduler.snapshot();
     assert_eq!((snapshot.jobs, snapshot.lanes[0].committed_jobs), (1, 1), "it starts over, alone");
 }
+
+#[test]
+fn a_less_urgent_job_does_not_overtake_its_stream_when_its_class_has_its_turn() {
+    let mut desk = Desk::with_one_lane();
+    let job = |key, urgency, stream: u64| {
+        let stream = (stream > 0).then_some(StreamKey(stream));
+        Event::JobArrived(Job { stream, urgency, ..Job::new(JobKey(key), ModelKey(1), NEVER) })
+    };
+    // The two batches that are committed leave the rest in the queue.
+    for key in 1..=2 {
+        desk.apply(job(key, Urgency::Standard, 0));
+    }
+    for key in 3..=30 {
+        desk.apply(job(key, Urgency::Standard, 0));
+    }
+    desk.apply(job(31, Urgency::Standard, 7));
+    desk.apply(job(32, Urgency::Batch, 7));
+    let mut order = Vec::new();
+    for batch in 1..=32 {
+        if desk.scheduler.snapshot().jobs == 0 {
+            break;
+        }
+        let commands = desk.done(1, batch);
+        order.extend(dispatches(&commands).into_iter().flat_map(|(_, _, jobs)| jobs).map(|(key, _)| key));
+    }
+    let at = |key| order.iter().position(|other| *other == key).unwrap();
+    assert!(at(31) < at(32), "{order:?}");
+}

@@ -126,7 +126,7 @@ impl Checker {
 
     fn enter(&mut self, now_ns: u64, event: &Event, must_fail: &mut Vec<JobKey>) -> Result<(), String> {
         match event {
-            Event::JobArrived(job) => {
+            Event::JobArrived(job) | Event::JobContinued(job) => {
                 let due_ns = match job.deadline_ns {
                     u64::MAX => virtual_deadline_ns(now_ns, job.urgency),
                     deadline_ns => deadline_ns,

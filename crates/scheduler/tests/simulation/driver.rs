@@ -151,7 +151,9 @@ impl Driver {
             stream: self.random.random_ratio(1, 2).then(|| StreamKey(self.random.random_range(0..3))),
             principal: PrincipalKey(self.random.random_range(0..3)),
         };
-        self.send(Event::JobArrived(job))
+        // Some come from a stage before, and may not be refused.
+        let continued = self.random.random_ratio(1, 12);
+        self.send(if continued { Event::JobContinued(job) } else { Event::JobArrived(job) })
     }
 
     fn finish_a_batch(&mut self) -> Result<(), String> {

@@ -1,7 +1,7 @@
 //! Boxes in pixels of the image that came.
 
 use sensorium_models::Manifest;
-use sensorium_models::manifest::{Dim, Interpret, Prepare};
+use sensorium_models::manifest::{Dim, Interpret};
 use sensorium_processing::ProcessingError;
 use sensorium_processing::detections::{DflLevel, Selection, dfl, rows};
 use sensorium_processing::image::SourceGeometry;
@@ -55,13 +55,12 @@ impl DetectionsInterpretation {
     pub(in crate::executor) fn new(manifest: &Manifest, labels: &[String]) -> Result<Self, String> {
         let (form, score_min, iou_max, detections_max) = match &manifest.interpret {
             Interpret::DetectionsDfl { strides, bins, score_min, iou_max, detections_max } => {
-                let Prepare::Image { width, height, .. } = manifest.prepare else {
-                    return Err("detections need prepare step image".to_owned());
+                let Some(input) = manifest.prepare.image_size() else {
+                    return Err("detections need the size of an image".to_owned());
                 };
-                let levels =
-                    strides.iter().map(|stride| level(manifest, *stride, (width, height), *bins, labels.len()));
+                let levels = strides.iter().map(|stride| level(manifest, *stride, input, *bins, labels.len()));
                 let levels = levels.collect::<Result<_, _>>()?;
-                let form = Form::Dfl { input: (width, height), bins: *bins as usize, levels };
+                let form = Form::Dfl { input, bins: *bins as usize, levels };
                 (form, *score_min, *iou_max, *detections_max)
             }
             Interpret::DetectionRows { score_min, iou_max, detections_max } => {

@@ -1,7 +1,7 @@
 //! Points of a body in pixels of the image that came.
 
 use sensorium_models::Manifest;
-use sensorium_models::manifest::{Dim, Prepare};
+use sensorium_models::manifest::Dim;
 use sensorium_processing::image::SourceGeometry;
 use sensorium_processing::pose::pose;
 use sensorium_wire::ids::ShortName;
@@ -31,8 +31,8 @@ struct Taken {
 impl PoseInterpretation {
     /// For a manifest with the step `pose`; or what is wrong with it.
     pub(in crate::executor) fn new(manifest: &Manifest, labels: &[String]) -> Result<Self, String> {
-        let Prepare::Image { width, height, .. } = manifest.prepare else {
-            return Err("a pose needs prepare step image".to_owned());
+        let Some(input) = manifest.prepare.image_size() else {
+            return Err("a pose needs the size of an image".to_owned());
         };
         let points = work(labels.len());
         let expected = [Dim::Fixed(1), Dim::Fixed(points), Dim::Fixed(3)];
@@ -40,7 +40,7 @@ impl PoseInterpretation {
             return Err(format!("the first output must be [N,1,{points},3]; there are {points} labels"));
         }
         let labels = labels.iter().map(|label| ShortName::cut(label)).collect();
-        Ok(Self { input: (width, height), labels, taken: Vec::new() })
+        Ok(Self { input, labels, taken: Vec::new() })
     }
 }
 
