@@ -255,6 +255,13 @@ impl TensorEntry {
         };
         self.shape.iter().map(size).collect()
     }
+
+    /// Bytes of that.
+    #[must_use]
+    pub fn row_bytes(&self) -> u64 {
+        let elements = self.one_row().iter().fold(1_u64, |product, dim| product.saturating_mul(u64::from(*dim)));
+        elements.saturating_mul(self.dtype.bytes() as u64)
+    }
 }
 
 fn network_role() -> FileRole {

@@ -54,9 +54,7 @@ fn misfit(stage: &Manifest, next: &Manifest) -> Option<String> {
     if after.is_some() && before != after {
         return Some(format!("{name} says that the row's image is {after:?}; here it is {before:?}"));
     }
-    let elements = gives.one_row().iter().try_fold(1_u64, |product, dim| product.checked_mul(u64::from(*dim)));
-    let needed = elements.map_or(u64::MAX, |elements| elements.saturating_mul(gives.dtype.bytes() as u64));
-    let needed = needed.saturating_add(u64::from(HEAD_BYTES));
+    let needed = gives.row_bytes().saturating_add(u64::from(HEAD_BYTES));
     let room = u64::from(stage.placement.output_bytes_max);
     (room < needed).then(|| format!("{name} takes {needed} bytes, and placement.output_bytes_max is {room}"))
 }

@@ -17,6 +17,7 @@ mod records;
 mod retained;
 mod run;
 mod snapshot;
+mod stages;
 
 use std::collections::HashMap;
 use std::sync::Arc;

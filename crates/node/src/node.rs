@@ -421,6 +421,13 @@ fn load_models(options: &NodeOptions) -> Result<Vec<ModelPackage>, NodeError> {
             return Err(NodeError::UnknownModel { name: name.clone(), known: known.join(", ") });
         }
     }
+    // The later stages of a model come with it.
+    let mut wanted = wanted.clone();
+    let mut at = 0;
+    while let Some(package) = wanted.get(at).and_then(|name| repository.models.get(name)) {
+        wanted.extend(package.manifest.next.iter().filter(|next| !wanted.contains(next)).cloned().collect::<Vec<_>>());
+        at += 1;
+    }
     let packages: Vec<_> = repository
         .models
         .into_values()

@@ -96,6 +96,7 @@ impl Sample {
             Prepare::Image { .. } => raw(PayloadKind::RawFrame, Dtype::U8, vec![480, 640], noise(640 * 480 * 3)),
             Prepare::Windows { sample_rate_hz, window_samples, .. } => pcm(*window_samples, *sample_rate_hz),
             Prepare::Utterance { sample_rate_hz, .. } => pcm(*sample_rate_hz * 2, *sample_rate_hz),
+            Prepare::Stage { .. } => bail!("{} goes on where another model ends; measure the first", manifest.name),
             Prepare::Tensor {} => match manifest.inputs.first() {
                 None => raw(PayloadKind::Tensor, Dtype::U8, vec![bytes], noise(bytes as usize)),
                 Some(input) => {

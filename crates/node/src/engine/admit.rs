@@ -13,6 +13,7 @@ use super::answer::{Delivered, Reply};
 use super::cache::CacheKey;
 use super::records::{Record, Times};
 use super::retained::Known;
+use super::stages::{Promise, Row};
 use super::{CallerId, Engine};
 
 /// Retry hint when payload memory is exhausted: about one small batch, in microseconds.
@@ -43,6 +44,8 @@ pub struct Admitted {
     /// As the scheduler will hear of it, but for its number.
     pub(super) job: Job,
     pub(super) times: Times,
+    /// Of a model that is split: its later stages.
+    pub(super) row: Option<Box<Row>>,
     /// Where its answer is kept, once its payload has been held to its digest.
     pub(super) cache: Option<Box<CacheKey>>,
 }
@@ -132,6 +135,10 @@ impl Engine {
                 format!("no version {} of {name}; the current one is {}", header.model_version, model.version),
             ));
         }
+        if model.is_stage {
+            let detail = format!("{name} goes on where another model ends (next in its manifest); submit to the first");
+            return Err(Rejection::new(Reason::UnknownModel, detail));
+        }
         if self.draining.load(Ordering::Relaxed) {
             return Err(Rejection::new(Reason::ShuttingDown, "the node is stopping"));
         }
@@ -141,15 +148,12 @@ impl Engine {
         if let Some(work) = self.works.get(model.key.0 as usize) {
             work.store(job.work, Ordering::Relaxed);
         }
-        if let Some(Refusal { reason, retry_after_us, .. }) = self.refuse_early(header_ns, &job) {
-            return Err(Rejection::new(reason, explain(reason, name, header.budget_us)).retry_after_us(retry_after_us));
-        }
-        let output_bytes = match model.output_bytes_max {
-            0 => payload_bytes.max(1024),
-            bytes => u64::from(bytes),
-        };
+        let promise = self.promise_early(header_ns, &job).map_err(|Refusal { reason, retry_after_us, .. }| {
+            Rejection::new(reason, explain(reason, name, header.budget_us)).retry_after_us(retry_after_us)
+        })?;
         let allocate = |bytes| self.slab.allocate(bytes).map_err(|error| explain_slab(&error));
-        let (input, output) = (allocate(payload_bytes)?, allocate(output_bytes)?);
+        let (input, output) = (allocate(payload_bytes)?, allocate(model.output_bytes(payload_bytes))?);
+        let row = promise.row(|stage| allocate(stage.output_bytes(stage.input_bytes)))?;
         self.injection.pause(Stage::Admit);
         Ok(Admitted {
             header: *header,
@@ -157,7 +161,8 @@ impl Engine {
             output,
             caller: caller.id,
             input_bytes: payload_bytes,
-            job,
+            job: promise.first,
+            row,
             times: Times { header_ns, admitted_ns: now_ns(), ..Times::default() },
             cache: None,
         })
@@ -165,11 +170,12 @@ impl Engine {
 
     /// Asks whether a job would be refused. If so the scheduler hears of it, because plans and fair shares follow what is
     /// offered, not only what is granted.
-    fn refuse_early(&self, now_ns: u64, job: &Job) -> Option<Refusal> {
+    fn promise_early(&self, now_ns: u64, job: &Job) -> Result<Promise<'_>, Refusal> {
         let mut core = self.core.lock();
-        let refusal = core.scheduler.refusal(now_ns, job)?;
-        let _ = self.handle_at(&mut core, now_ns, Event::JobArrived(*job));
-        Some(refusal)
+        self.models.promise(&core.scheduler, now_ns, job).map_err(|(refused, refusal)| {
+            let _ = self.handle_at(&mut core, now_ns, Event::JobArrived(refused));
+            refusal
+        })
     }
 
     /// Takes a job that was sent before: its answer, given already or to come, goes to `reply`, and its payload is not
@@ -200,9 +206,10 @@ impl Engine {
     /// A job id that is in flight already is not run again: the new reply takes the place of the old one, whose
     /// connection is taken for lost. One that was answered gets that answer.
     pub fn submit(&self, admitted: Admitted, reply: Reply) {
-        let Admitted { header, input, output, caller, input_bytes, job, mut times, cache } = admitted;
+        let Admitted { header, input, output, caller, input_bytes, job, mut times, row, cache } = admitted;
         self.injection.pause(Stage::Receive);
         times.received_ns = now_ns();
+        let deadline_ns = times.header_ns.saturating_add(header.budget_us.saturating_mul(1000));
         let id = (caller, header.job_id);
         let mut core = self.core.lock();
         let key = core.records.insert(Record {
@@ -213,11 +220,12 @@ impl Engine {
             input_bytes,
             output,
             reply: Some(reply),
-            deadline_ns: job.deadline_ns,
+            deadline_ns,
             run: 0,
             attempt: 0,
-            times: Times { queued_ns: now_ns(), ..times },
+            times: times.submitted_at(now_ns()),
             before_ns: [0; Stage::COUNT],
+            row,
             cache,
         });
         if let Some(earlier) = self.claim(id, key) {

@@ -339,7 +339,8 @@ impl Engine {
             BodyKind::Result if rules => Some(codec::decode(body)?),
             BodyKind::Result | BodyKind::Empty | BodyKind::Text | BodyKind::Tensor => None,
         };
-        let (header, caller, payload_bytes) = (record.header, record.caller, record.input_bytes);
+        let (header, caller) = (record.header, record.caller);
+        let payload_bytes = record.row.as_ref().map_or(record.input_bytes, |row| row.payload_bytes);
         rules.then(|| Box::new(Evidence { header, caller, payload_bytes, result }))
     }
 

@@ -190,7 +190,7 @@ impl Engine {
         debug_assert_eq!(handled, Handled::Applied);
         let mut evidence: smallvec::SmallVec<[_; 8]> = smallvec::SmallVec::new();
         for (entry, (key, _)) in entries.iter().zip(&sent.jobs) {
-            if unfinished.contains(key) {
+            if unfinished.contains(key) || self.hand_over(core, *key, entry, &ran) {
                 continue;
             }
             if let Some(record) = core.records.remove(*key) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sensorium_models::manifest::{Interpret, Manifest};
+use sensorium_models::manifest::{Interpret, Manifest, Prepare, TensorEntry};
 use sensorium_scheduler::ModelKey;
 use sensorium_wire::Modality;
 
@@ -19,6 +19,22 @@ pub struct ModelInfo {
     pub slice_ms: u32,
     /// 0 = as long as the payload.
     pub output_bytes_max: u32,
+    /// The model that goes on where this one ends.
+    pub next: Option<ModelKey>,
+    /// It goes on where another ends: nobody submits to it.
+    pub is_stage: bool,
+    /// Of a stage: the tensor that it is given, in bytes.
+    pub input_bytes: u64,
+}
+
+impl ModelInfo {
+    /// Room for one answer to so long a payload.
+    pub(super) fn output_bytes(&self, payload_bytes: u64) -> u64 {
+        match self.output_bytes_max {
+            0 => payload_bytes.max(1024),
+            bytes => u64::from(bytes),
+        }
+    }
 }
 
 /// All models, fixed while the node runs.
@@ -29,9 +45,12 @@ pub struct ModelTable {
 }
 
 impl ModelTable {
-    pub fn new<'a>(manifests: impl Iterator<Item = &'a Manifest>) -> Self {
+    pub fn new<'a>(manifests: impl Iterator<Item = &'a Manifest> + Clone) -> Self {
         let mut table = Self::default();
-        for (number, manifest) in (0_u32..).zip(manifests) {
+        let key_of = |name: &String| {
+            (0_u32..).zip(manifests.clone()).find(|(_, other)| other.name == *name).map(|(number, _)| ModelKey(number))
+        };
+        for (number, manifest) in (0_u32..).zip(manifests.clone()) {
             table.by_name.insert(manifest.name.clone(), table.models.len());
             let echo = matches!(manifest.interpret, Interpret::Identity { answer_bytes_max: 0 });
             table.models.push(ModelInfo {
@@ -43,6 +62,9 @@ impl ModelTable {
                 run_ms_max: manifest.placement.run_ms_max,
                 slice_ms: manifest.placement.slice_ms,
                 output_bytes_max: if echo { 0 } else { manifest.placement.output_bytes_max },
+                next: manifest.next.as_ref().and_then(key_of),
+                is_stage: matches!(manifest.prepare, Prepare::Stage { .. }),
+                input_bytes: manifest.inputs.first().map_or(0, TensorEntry::row_bytes),
             });
         }
         table

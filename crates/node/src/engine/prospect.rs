@@ -31,7 +31,7 @@ pub struct ModelLoad<'a> {
 impl Engine {
     /// What a job can expect; `None` when it would be refused.
     pub fn prospect(&self, caller: Caller, header: &SubmitHeader, payload_bytes: u64) -> Option<Prospect> {
-        let model = self.models.find(header.model.as_str())?;
+        let model = self.models.find(header.model.as_str()).filter(|model| !model.is_stage)?;
         if header.model_version != 0 && header.model_version != model.version {
             return None;
         }
@@ -39,10 +39,8 @@ impl Engine {
         let deadline_ns = now_ns.saturating_add(header.budget_us.saturating_mul(1000));
         let job = scheduled(caller.id, header, payload_bytes, model.key, deadline_ns);
         let core = self.core.lock();
-        if core.scheduler.refusal(now_ns, &job).is_some() {
-            return None;
-        }
-        let outlook = core.scheduler.outlook(now_ns, &job);
+        let promise = self.models.promise(&core.scheduler, now_ns, &job).ok()?;
+        let outlook = promise.outlook(&core.scheduler, now_ns);
         drop(core);
         // Accepted without an outlook: its worker is coming back, or the stream's job before it is waited for.
         Some(outlook.map_or(Prospect { sure_us: header.budget_us, own_us: 0 }, |outlook| Prospect {
@@ -66,11 +64,11 @@ impl Engine {
     pub fn load(&self) -> Vec<ModelLoad<'_>> {
         let now_ns = now_ns();
         let core = self.core.lock();
-        let loads = self.models.iter().filter_map(|model| {
+        let loads = self.models.iter().filter(|model| !model.is_stage).filter_map(|model| {
             let work = self.works.get(model.key.0 as usize).map_or(0, |work| work.load(Ordering::Relaxed));
             let job = Job { work, ..Job::new(NO_RECORD, model.key, now_ns.saturating_add(HORIZON_NS)) };
-            core.scheduler.refusal(now_ns, &job).is_none().then_some(())?;
-            Some(ModelLoad { model, outlook: core.scheduler.outlook(now_ns, &job)? })
+            let promise = self.models.promise(&core.scheduler, now_ns, &job).ok()?;
+            Some(ModelLoad { model, outlook: promise.outlook(&core.scheduler, now_ns)? })
         });
         loads.collect()
     }

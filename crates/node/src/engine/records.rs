@@ -8,6 +8,7 @@ use sensorium_wire::receipt::Stage;
 use super::CallerId;
 use super::answer::Reply;
 use super::cache::CacheKey;
+use super::stages::Row;
 
 /// One job in flight.
 pub(super) struct Record {
@@ -26,6 +27,8 @@ pub(super) struct Record {
     pub(super) times: Times,
     /// Time that earlier slices of this job took, by stage.
     pub(super) before_ns: [u64; Stage::COUNT],
+    /// Of a model that is split: how far it is.
+    pub(super) row: Option<Box<Row>>,
     /// Where its answer is kept.
     pub(super) cache: Option<Box<CacheKey>>,
 }
@@ -37,8 +40,18 @@ pub(super) struct Times {
     /// Admission by the header, before the payload; part of the stage `admit`.
     pub(super) admitted_ns: u64,
     pub(super) received_ns: u64,
+    /// When it was queued first.
+    pub(super) submitted_ns: u64,
+    /// When it was queued last.
     pub(super) queued_ns: u64,
     pub(super) dispatched_ns: u64,
+}
+
+impl Times {
+    /// It is queued for the first time.
+    pub(super) fn submitted_at(self, now_ns: u64) -> Self {
+        Self { submitted_ns: now_ns, queued_ns: now_ns, ..self }
+    }
 }
 
 #[derive(Default)]

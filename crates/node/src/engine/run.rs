@@ -9,7 +9,9 @@ use sensorium_device::protocol::{AnswerEntry, AnswerHead, BatchHead, JobEntry, p
 use sensorium_scheduler::{BatchId, BatchJobs, Command, Event, Handled, JobKey, LaneId, ModelKey};
 use sensorium_wire::ids::Name;
 use sensorium_wire::receipt::Stage;
-use sensorium_wire::{AnswerHeader, BodyKind, Dtype, Modality, Outcome, Reason, Receipt, Rejection, limits};
+use sensorium_wire::{
+    AnswerHeader, BodyKind, Dtype, Modality, Outcome, Reason, Receipt, Rejection, SubmitHeader, limits,
+};
 
 use super::answer::{AnswerPayload, Delivered};
 use super::edge::Evidence;
@@ -28,6 +30,20 @@ pub(super) struct Ran {
     pub(super) variant: Name<16>,
     pub(super) modality: Modality,
     pub(super) jobs: usize,
+}
+
+/// What a worker is told of a payload as it came.
+fn described(header: &SubmitHeader) -> JobEntry {
+    JobEntry {
+        state_bytes: header.state_bytes,
+        sample_rate_hz: header.sample_rate_hz,
+        shape: header.shape,
+        payload: header.payload as u8,
+        dtype: header.dtype as u8,
+        pixels: header.pixels as u8,
+        rank: header.rank,
+        ..JobEntry::default()
+    }
 }
 
 /// What is impossible about an answer; `None` when it is sound.
@@ -59,7 +75,7 @@ pub(super) fn implausible(
 }
 
 /// Where the time of one run went, from queue to collection.
-fn stages_of_run(times: &Times, entry: &AnswerEntry, ran: &Ran) -> [u64; Stage::COUNT] {
+pub(super) fn stages_of_run(times: &Times, entry: &AnswerEntry, ran: &Ran) -> [u64; Stage::COUNT] {
     let worked = entry.prepare_ns + entry.infer_ns + entry.interpret_ns;
     let mut stages = [0; Stage::COUNT];
     let mut set = |stage: Stage, ns: u64| stages[stage as usize] = ns;
@@ -182,14 +198,8 @@ impl Engine {
                 input_bytes: record.input_bytes,
                 output_offset: record.output.offset(),
                 output_bytes_max: record.output.capacity(),
-                state_bytes: record.header.state_bytes,
-                sample_rate_hz: record.header.sample_rate_hz,
-                shape: record.header.shape,
-                payload: record.header.payload as u8,
-                dtype: record.header.dtype as u8,
-                pixels: record.header.pixels as u8,
-                rank: record.header.rank,
                 slice_us,
+                ..record.row.as_ref().and_then(|row| row.fed).unwrap_or_else(|| described(&record.header))
             })
         });
         let count = u32::try_from(jobs.len()).expect("batches are at most 64 jobs");
@@ -209,7 +219,7 @@ impl Engine {
         let model = self.models.get(record.model).map_or("", |info| info.name.as_str());
         let rejection = why(&record, model);
         let mut answer = Delivered::rejection(record.header.job_id, outcome, rejection, self.node);
-        answer.header.receipt = self.receipt_without_run(&record);
+        answer.header.receipt = self.receipt_without_run(&record, now_ns());
         self.deliver(record, answer, outcome != Outcome::Refused);
     }
 
@@ -302,28 +312,30 @@ impl Engine {
         });
     }
 
-    fn receipt_without_run(&self, record: &Record) -> Receipt {
-        let now = now_ns();
+    fn receipt_without_run(&self, record: &Record, now: u64) -> Receipt {
         let times = &record.times;
         let mut receipt =
             Receipt { node: self.node, node_ns: now - times.header_ns, attempt: record.attempt, ..Receipt::default() };
         receipt.stage_ns[Stage::Admit as usize] =
-            times.admitted_ns - times.header_ns + (times.queued_ns - times.received_ns);
+            times.admitted_ns - times.header_ns + (times.submitted_ns - times.received_ns);
         receipt.stage_ns[Stage::Receive as usize] = times.received_ns - times.admitted_ns;
         receipt.stage_ns[Stage::Queue as usize] = now - times.queued_ns;
         receipt.stage_ns.iter_mut().zip(record.before_ns).for_each(|(ns, before_ns)| *ns += before_ns);
-        receipt.model_version = self.models.get(record.model).map_or(0, |info| info.version);
+        if let Some(row) = &record.row {
+            receipt.stage_ns.iter_mut().zip(row.done_ns).for_each(|(ns, done_ns)| *ns += done_ns);
+        }
+        receipt.model_version = self.models.find(record.header.model.as_str()).map_or(0, |info| info.version);
         receipt
     }
 
     fn receipt(&self, record: &Record, entry: &AnswerEntry, ran: &Ran, now: u64) -> Receipt {
         let times = &record.times;
-        let mut receipt = self.receipt_without_run(record);
-        receipt.node_ns = now - times.header_ns;
-        receipt.stage_ns[Stage::Queue as usize] = record.before_ns[Stage::Queue as usize];
+        let mut receipt = self.receipt_without_run(record, now);
+        // It did not wait until now.
+        receipt.stage_ns[Stage::Queue as usize] -= now - times.queued_ns;
         receipt.stage_ns.iter_mut().zip(stages_of_run(times, entry, ran)).for_each(|(ns, run_ns)| *ns += run_ns);
         receipt.stage_ns[Stage::Answer as usize] = now - ran.collected_ns;
-        receipt.device = ran.device_name;
+        receipt.device = record.row.as_ref().map_or(ran.device_name, |row| row.devices_with(ran.device_name));
         receipt.variant = ran.variant;
         receipt.lane = ran.modality as u8;
         receipt.batch_size = u16::try_from(ran.jobs).unwrap_or(u16::MAX);

@@ -91,6 +91,8 @@ fn questions(package: &ModelPackage, reference: Option<&Path>) -> anyhow::Result
     match &package.manifest.prepare {
         Prepare::Image { .. } => file("street.jpg", PayloadKind::EncodedImage),
         Prepare::Windows { .. } | Prepare::Utterance { .. } => file("speech.wav", PayloadKind::EncodedAudio),
+        // What it is given comes from another model.
+        Prepare::Stage { .. } => Ok(Vec::new()),
         Prepare::Tensor {} => {
             let input = package.manifest.inputs.first().context("an input is expected")?;
             let dims = input.one_row();
