@@ -47,6 +47,16 @@ fn the_parts_add_up_to_the_whole() {
 }
 
 #[test]
+fn a_job_that_ran_in_slices_counts_each_part_once() {
+    let node = Node::start("load = [\"moonshine\"]\n");
+    let speech = std::fs::read(support::media("librivox/sense_and_sensibility_01_austen_64kb-0870.wav")).unwrap();
+    let answer = block_on(async { result(&node.client().await, Job::sound("moonshine"), speech).await });
+    let receipt = &answer.header.receipt;
+    assert!(receipt.stage_ns.iter().sum::<u64>() <= receipt.node_ns, "more than there was: {receipt:?}");
+    assert!(receipt.unaccounted_ns() * 100 <= answer.total_ns, "{receipt:?}");
+}
+
+#[test]
 fn a_slow_stage_is_seen_in_its_own_part() {
     let node = Node::start("load = [\"identity\", \"yamnet\"]\n");
     let usual = block_on(async { one_sound(&node.client().await).await }).header.receipt;

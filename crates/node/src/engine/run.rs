@@ -323,6 +323,7 @@ impl Engine {
         receipt.stage_ns.iter_mut().zip(record.before_ns).for_each(|(ns, before_ns)| *ns += before_ns);
         if let Some(row) = &record.row {
             receipt.stage_ns.iter_mut().zip(row.done_ns).for_each(|(ns, done_ns)| *ns += done_ns);
+            receipt.attempt = receipt.attempt.max(row.attempt);
         }
         receipt.model_version = self.models.find(record.header.model.as_str()).map_or(0, |info| info.version);
         receipt

@@ -35,6 +35,8 @@ pub(super) struct Row {
     pub(super) done_ns: [u64; Stage::COUNT],
     /// Where they ran.
     devices: Name<16>,
+    /// Most attempts that one of them took.
+    pub(super) attempt: u32,
 }
 
 impl ModelTable {
@@ -97,7 +99,7 @@ impl Promise<'_> {
         let later = later.collect::<Result<_, E>>()?;
         let payload_bytes = self.first.payload_bytes;
         let (done_ns, devices) = ([0; Stage::COUNT], Name::default());
-        Ok(Some(Box::new(Row { later, fed: None, payload_bytes, done_ns, devices })))
+        Ok(Some(Box::new(Row { later, fed: None, payload_bytes, done_ns, devices, attempt: 0 })))
     }
 }
 
@@ -125,6 +127,7 @@ impl Engine {
             *all_ns += std::mem::take(before_ns) + run_ns;
         }
         row.devices = row.devices_with(ran.device_name);
+        row.attempt = row.attempt.max(record.attempt);
         row.fed = Some(JobEntry {
             state_bytes: HEAD_BYTES,
             shape: entry.shape,
