@@ -59,14 +59,15 @@ fn without_a_gpu_nothing_is_claimed() {
 fn checks_pass_on_the_processor_and_say_so() {
     let out = tempfile::tempdir().unwrap();
     let reference = reference();
-    let mut arguments = vec!["--device", "cpu", "--only", "contract,answers,restart,path"];
+    let mut arguments = vec!["--device", "cpu", "--only", "contract,answers,restart,path,stages"];
+    arguments.extend(["--models", "cluster/models", "--models", "cluster/stages"]);
     arguments.extend(["--reference", reference.path().to_str().unwrap()]);
     let output = gpu_check(out.path(), &arguments);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}");
-    assert!(text.contains("4 of 4 checks, on the processor: nothing is said of a GPU, passed"), "{text}");
+    assert!(text.contains("5 of 5 checks, on the processor: nothing is said of a GPU, passed"), "{text}");
     let report = report(out.path());
-    assert_eq!((&report["device"], &report["checks"]), (&Value::from("cpu"), &Value::from(4)));
+    assert_eq!((&report["device"], &report["checks"]), (&Value::from("cpu"), &Value::from(5)));
     let answers = &row(&report, "answers")["values"];
     assert_eq!(answers["nanodet_largest_difference"].as_f64(), Some(0.0), "{answers}");
     assert!(answers["nanodet_values"].as_u64() > Some(1000) && answers["movenet_picture_values"].is_u64(), "{answers}");
@@ -77,6 +78,9 @@ fn checks_pass_on_the_processor_and_say_so() {
         assert!(apart > 0.0 && apart <= 0.02, "{model}: {answers}");
     }
     assert!(answers["nanodet_fp16_iou_least"].as_f64().unwrap() >= 0.9, "{answers}");
+    let stages = &row(&report, "stages")["values"];
+    assert!(stages["boxes"].as_u64() > Some(0) && stages["killed_answered"] == 8, "{stages}");
+    assert!(stages["split_frames_per_s"].as_f64() > Some(0.0) && stages["several_gpus"].is_null(), "{stages}");
     let restart = &row(&report, "restart")["values"];
     assert!(restart["back_ms_median"].as_f64().unwrap() > 0.0 && restart["kills"] == 3, "{restart}");
 }

@@ -52,7 +52,10 @@ fn misfit(stage: &Manifest, next: &Manifest) -> Option<String> {
     }
     let (before, after) = (stage.prepare.image_size(), next.prepare.image_size());
     if after.is_some() && before != after {
-        return Some(format!("{name} says that the row's image is {after:?}; here it is {before:?}"));
+        let say = |size: Option<(u32, u32)>| {
+            size.map_or_else(|| "none".to_owned(), |(width, height)| format!("{width} × {height}"))
+        };
+        return Some(format!("{name} says that the row's image is {}; here it is {}", say(after), say(before)));
     }
     let needed = gives.row_bytes().saturating_add(u64::from(HEAD_BYTES));
     let room = u64::from(stage.placement.output_bytes_max);

@@ -353,8 +353,9 @@ fn signatures_are_compared_name_type_rank_and_dimensions() {
 
 #[test]
 fn the_projects_own_manifests_are_in_order() {
-    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster/models");
-    let repository = Repository::open(&[models], Path::new("/nowhere")).unwrap();
+    let cluster = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../cluster");
+    let folders = ["models", "stages"].map(|folder| cluster.join(folder));
+    let repository = Repository::open(&folders, Path::new("/nowhere")).unwrap();
     assert!(repository.broken.is_empty(), "{:?}", repository.broken);
     assert!(repository.models.len() >= 7);
     assert_eq!(repository.models["moonshine"].manifest.placement.slice_ms, 40);
@@ -367,4 +368,89 @@ fn the_projects_own_manifests_are_in_order() {
             "{name}: {missing:?}"
         );
     }
+}
+
+/// The detector in two stages: manifests of the first and the second.
+fn two_stages() -> (String, String) {
+    let whole = detector("first");
+    let (before, after) = whole.split_at(whole.find("[[output]]").unwrap());
+    let (rows, steps) = after.split_at(after.find("[prepare]").unwrap());
+    let (prepare, interpret) = steps.split_at(steps.find("[interpret]").unwrap());
+    let crossing = "name = \"half\"\ndtype = \"f32\"\nshape = [\"N\", 8, 4]\n";
+    let first = format!("next = \"second\"{before}[[output]]\n{crossing}{prepare}[interpret]\nstep = \"stage\"\n");
+    let before = before.replace("\"first\"", "\"second\"");
+    let input = before.find("[[input]]").unwrap();
+    let stage = "[prepare]\nstep = \"stage\"\nwidth = 96\nheight = 64\n";
+    let second = format!("{}[[input]]\n{crossing}{rows}{stage}{interpret}", &before[..input]);
+    (first, second)
+}
+
+#[test]
+fn stages_must_fit_each_other() {
+    let (first, second) = two_stages();
+    let open = |first: &str, second: &str| {
+        let disk = Disk::new();
+        disk.put("models/first/model.toml", first);
+        disk.put("models/second/model.toml", second);
+        let repository = disk.open();
+        let broken: Vec<String> = repository.broken.iter().map(|(_, error)| error.to_string()).collect();
+        (repository.models.into_keys().collect::<Vec<_>>(), broken.join("; "))
+    };
+    assert_eq!(open(&first, &second), (vec!["first".to_owned(), "second".to_owned()], String::new()));
+
+    let told = |first: &str, second: &str, expected: &str| {
+        let (models, broken) = open(first, second);
+        assert!(!models.contains(&"first".to_owned()) && broken.contains(expected), "{models:?}: {broken}");
+    };
+    told(&first.replace("\"second\"", "\"third\""), &second, "next: third; there is no such model");
+    told(&first, &second.replace("8, 4]", "8, 5]"), "second takes f32 [N,8,5], and output half is f32 [N,8,4]");
+    told(
+        &first,
+        &second.replace("width = 96", "width = 95"),
+        "second says that the row's image is 95 × 64; here it is 96 × 64",
+    );
+    let narrow = first.replace("batch_max = 4", "batch_max = 4\noutput_bytes_max = 143");
+    told(&narrow, &second, "second takes 144 bytes, and placement.output_bytes_max is 143");
+    assert!(open(&narrow.replace("143", "144"), &second).1.is_empty());
+    let tensor = second.replace("step = \"stage\"\nwidth = 96\nheight = 64", "step = \"tensor\"");
+    let tensor =
+        tensor.replace("detection_rows", "tensor").replace("score_min = 0.3\niou_max = 0.6\ndetections_max = 100", "");
+    told(&first, &tensor, "second, whose prepare step is tensor; expected stage");
+    // One that goes back to itself by way of another.
+    let back = format!("next = \"second\"\n{second}");
+    let (from, to) = (back.find("[interpret]").unwrap(), back.len());
+    let mut round = back.clone();
+    round.replace_range(from..to, "[interpret]\nstep = \"stage\"\n");
+    told(&first, &round, "next: second, which is this model");
+
+    let alone = first.replace("next = \"second\"", "");
+    told(&alone, &second, "next: expected the model that goes on, with interpret step stage");
+    let early = format!("next = \"second\"{}", detector("first"));
+    told(&early, &second, "next: second; interpret step detection_rows ends here");
+    let unsized_image = second.replace("width = 96\nheight = 64\n", "");
+    told(&first, &unsized_image, "prepare.width: 0; interpret step detection_rows needs the size");
+}
+
+#[test]
+fn a_row_of_stages_has_an_end() {
+    let disk = Disk::new();
+    let (first, second) = two_stages();
+    // b and c go on with each other for ever.
+    let link = |name: &str, next: &str| {
+        let start = second.find("[interpret]").unwrap();
+        let text = second[..start].replace("\"second\"", &format!("{name:?}")).replace("\"rows\"", "\"more\"");
+        let text = text.replace("[\"N\", 100, 6]", "[\"N\", 8, 4]");
+        format!("next = {next:?}{text}[interpret]\nstep = \"stage\"\n")
+    };
+    disk.put("models/first/model.toml", &first.replace("\"second\"", "\"b\""));
+    disk.put("models/b/model.toml", &link("b", "c"));
+    disk.put("models/c/model.toml", &link("c", "b"));
+    let repository = disk.open();
+    assert!(repository.models.is_empty(), "{:?}", repository.models.keys());
+    let broken: Vec<String> = repository.broken.iter().map(|(_, error)| error.to_string()).collect();
+    assert_eq!(broken.len(), 3);
+    assert!(
+        broken.iter().all(|error| error.contains("a row of more than 8 models, or one without an end")),
+        "{broken:?}"
+    );
 }

@@ -17,6 +17,7 @@ mod rates;
 mod report;
 mod restart;
 mod shares;
+mod stages;
 mod standby;
 mod target;
 mod throughput;

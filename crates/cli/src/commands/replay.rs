@@ -131,12 +131,9 @@ fn tell(step: &Step, models: &[String], in_flight: usize) -> Vec<String> {
             job.urgency.name(),
             left(job.deadline_ns)
         )),
-        Event::JobContinued(job) => lines.push(format!(
-            "job {} goes on: {}, {}",
-            job.key.0,
-            model(job.model.0),
-            left(job.deadline_ns)
-        )),
+        Event::JobContinued(job) => {
+            lines.push(format!("job {} goes on: {}, {}", job.key.0, model(job.model.0), left(job.deadline_ns)))
+        }
         Event::BatchDone { lane, batch, service_ns, unfinished } => {
             let rest = if unfinished.is_empty() { String::new() } else { format!(", {} unfinished", unfinished.len()) };
             lines.push(format!("batch {} of lane {} done after {}{rest}", batch.0, lane.0, ms(*service_ns)));

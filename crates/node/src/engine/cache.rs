@@ -180,6 +180,9 @@ mod tests {
             run_ms_max: 1_000,
             slice_ms: 0,
             output_bytes_max: 0,
+            next: None,
+            is_stage: false,
+            input_bytes: 0,
         }
     }
 

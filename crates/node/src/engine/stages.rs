@@ -144,3 +144,26 @@ impl Engine {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_of_a_row_are_named_in_their_order() {
+        let row = |devices: &str| Row {
+            later: Vec::new(),
+            fed: None,
+            payload_bytes: 0,
+            done_ns: [0; Stage::COUNT],
+            devices: Name::cut(devices),
+            attempt: 0,
+        };
+        let named = |before, device| row(before).devices_with(Name::cut(device)).to_string();
+        assert_eq!(named("", "cpu:0"), "cpu:0");
+        assert_eq!(named("cpu:0", "cpu:0"), "cpu:0");
+        assert_eq!(named("cuda:0", "cuda:1"), "cuda:0>cuda:1");
+        assert_eq!(named("cuda:0>cuda:1", "cuda:1"), "cuda:0>cuda:1");
+        assert_eq!(named("cuda:0>cuda:1", "cuda:0"), "cuda:0>cuda:1>cu", "there is no more room");
+    }
+}

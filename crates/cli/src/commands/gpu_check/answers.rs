@@ -11,14 +11,13 @@ use sensorium_wire::Modality;
 use sensorium_wire::submit::PayloadKind;
 use sensorium_wire::tensor::Dtype;
 
-use super::half::{self, Question, ask};
+use super::half::{self, Question, answered};
 use super::report::Finding;
 use super::target::Target;
 use crate::paths::Paths;
 
 /// Made-up jobs of each model.
 const RUNS: u32 = 3;
-const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Every model on made-up jobs, beside the processor; models of images also on a picture, with the steps around the network
 /// on the device where it does them.
@@ -38,8 +37,9 @@ pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Fi
             let (subject, reference) = backend()?;
             compared(&mut finding, &format!("{name}_picture"), &TwinBackend::new(subject, reference), |twin| {
                 let mut executor = executor::load(&package, twin).map_err(|error| error.to_string())?;
+                let room = package.manifest.placement.output_bytes_max as usize;
                 (0..RUNS)
-                    .try_for_each(|_| ask(&mut *executor, &picture, ANSWER_BYTES_MAX).map(drop))
+                    .try_for_each(|_| answered(&mut *executor, &picture, room).map(drop))
                     .map_err(|error| error.to_string())
             });
         }

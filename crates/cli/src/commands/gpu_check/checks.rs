@@ -5,8 +5,8 @@ use std::path::Path;
 use super::report::Finding;
 use super::target::Target;
 use super::{
-    answers, group, illegal, kernels, killed, partition, path, rates, restart, shares, standby, throughput, torch,
-    upload,
+    answers, group, illegal, kernels, killed, partition, path, rates, restart, shares, stages, standby, throughput,
+    torch, upload,
 };
 use crate::paths::Paths;
 
@@ -63,6 +63,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ),
     row("partition", true, 60, partition::run, "small work beside a full GPU, by ways of keeping them apart"),
     row("group", false, 120, group::run, "all GPUs exchange values, without one that dies or hangs, and with it again"),
+    row("stages", false, 90, stages::run, "a network split by stages finds the same boxes, also when a worker dies"),
     row(
         "killed",
         false,

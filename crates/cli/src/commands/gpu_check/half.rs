@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use sensorium_device::executor::agreement::{Apart, HALF, agree};
-use sensorium_device::executor::{self, Executor, JobInput, JobOutput, Slice};
+use sensorium_device::executor::{self, Executor, JobAnswer, JobInput, JobOutput, Slice};
 use sensorium_models::ModelPackage;
 use sensorium_models::manifest::{Interpret, Precision, Prepare};
 use sensorium_wire::result::ModelResult;
@@ -111,7 +111,18 @@ fn questions(package: &ModelPackage, reference: Option<&Path>) -> anyhow::Result
 }
 
 /// What an executor answers, in at most `room` bytes.
-pub(super) fn ask(executor: &mut dyn Executor, question: &Question, room: usize) -> anyhow::Result<ModelResult> {
+fn ask(executor: &mut dyn Executor, question: &Question, room: usize) -> anyhow::Result<ModelResult> {
+    let (answer, bytes) = answered(executor, question, room)?;
+    anyhow::ensure!(answer.body == BodyKind::Result, "a result is expected");
+    codec::decode(&bytes[..answer.bytes]).ok_or_else(|| anyhow!("an answer that cannot be read"))
+}
+
+/// The same, whatever it is, with the bytes that it is the beginning of.
+pub(super) fn answered(
+    executor: &mut dyn Executor,
+    question: &Question,
+    room: usize,
+) -> anyhow::Result<(JobAnswer, Vec<u8>)> {
     let input = JobInput {
         payload: question.payload,
         dtype: question.dtype,
@@ -127,6 +138,5 @@ pub(super) fn ask(executor: &mut dyn Executor, question: &Question, room: usize)
     executor.run(&[input], &mut output, &|_| ());
     let [JobOutput { answer, .. }] = output;
     let answer = answer.map_err(|rejection| anyhow!("{rejection}"))?;
-    anyhow::ensure!(answer.body == BodyKind::Result, "a result is expected");
-    codec::decode(&bytes[..answer.bytes]).ok_or_else(|| anyhow!("an answer that cannot be read"))
+    Ok((answer, bytes))
 }
