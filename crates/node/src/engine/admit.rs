@@ -153,7 +153,8 @@ impl Engine {
         })?;
         let allocate = |bytes| self.slab.allocate(bytes).map_err(|error| explain_slab(&error));
         let (input, output) = (allocate(payload_bytes)?, allocate(model.output_bytes(payload_bytes))?);
-        let row = promise.row(|stage| allocate(stage.output_bytes(stage.input_bytes)))?;
+        let row = promise
+            .row(|stage| allocate(self.models.get(stage).map_or(0, |stage| stage.output_bytes(stage.input_bytes))))?;
         self.injection.pause(Stage::Admit);
         Ok(Admitted {
             header: *header,
@@ -161,7 +162,7 @@ impl Engine {
             output,
             caller: caller.id,
             input_bytes: payload_bytes,
-            job: promise.first,
+            job: promise.first(),
             row,
             times: Times { header_ns, admitted_ns: now_ns(), ..Times::default() },
             cache: None,
@@ -170,7 +171,7 @@ impl Engine {
 
     /// Asks whether a job would be refused. If so the scheduler hears of it, because plans and fair shares follow what is
     /// offered, not only what is granted.
-    fn promise_early(&self, now_ns: u64, job: &Job) -> Result<Promise<'_>, Refusal> {
+    fn promise_early(&self, now_ns: u64, job: &Job) -> Result<Promise, Refusal> {
         let mut core = self.core.lock();
         self.models.promise(&core.scheduler, now_ns, job).map_err(|(refused, refusal)| {
             let _ = self.handle_at(&mut core, now_ns, Event::JobArrived(refused));

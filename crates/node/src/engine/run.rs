@@ -321,11 +321,14 @@ impl Engine {
         receipt.stage_ns[Stage::Receive as usize] = times.received_ns - times.admitted_ns;
         receipt.stage_ns[Stage::Queue as usize] = now - times.queued_ns;
         receipt.stage_ns.iter_mut().zip(record.before_ns).for_each(|(ns, before_ns)| *ns += before_ns);
+        let mut model = self.models.get(record.model);
         if let Some(row) = &record.row {
+            // The client knows the first.
+            model = self.models.find(record.header.model.as_str());
             receipt.stage_ns.iter_mut().zip(row.done_ns).for_each(|(ns, done_ns)| *ns += done_ns);
             receipt.attempt = receipt.attempt.max(row.attempt);
         }
-        receipt.model_version = self.models.find(record.header.model.as_str()).map_or(0, |info| info.version);
+        receipt.model_version = model.map_or(0, |info| info.version);
         receipt
     }
 

@@ -7,21 +7,18 @@
 use sensorium_device::protocol::{AnswerEntry, JobEntry};
 use sensorium_device::slab::Slot;
 use sensorium_models::stages::HEAD_BYTES;
-use sensorium_scheduler::{Event, Job, JobKey, Outlook, Refusal, Scheduler};
+use sensorium_scheduler::{Event, Job, JobKey, ModelKey, Outlook, Refusal, Scheduler};
 use sensorium_wire::ids::Name;
 use sensorium_wire::receipt::Stage;
 use sensorium_wire::submit::PayloadKind;
+use smallvec::{SmallVec, smallvec};
 
-use super::models::{ModelInfo, ModelTable};
+use super::models::ModelTable;
 use super::run::{Ran, stages_of_run};
 use super::{Core, Engine};
 
-/// A job's stages, each with the time by which it must be done.
-pub(super) struct Promise<'a> {
-    pub(super) first: Job,
-    /// In their order.
-    later: Vec<(&'a ModelInfo, Job)>,
-}
+/// A job's stages in their order, each with the time by which it must be done.
+pub(super) struct Promise(SmallVec<[Job; 1]>);
 
 /// How far a job of a split model is.
 pub(super) struct Row {
@@ -44,62 +41,42 @@ impl ModelTable {
     ///
     /// # Errors
     /// The stage that would be refused, and why.
-    pub(super) fn promise(&self, scheduler: &Scheduler, now_ns: u64, job: &Job) -> Result<Promise<'_>, (Job, Refusal)> {
-        let mut later = Vec::new();
+    pub(super) fn promise(&self, scheduler: &Scheduler, now_ns: u64, job: &Job) -> Result<Promise, (Job, Refusal)> {
+        let mut stages = smallvec![*job];
         let mut stage = self.get(job.model);
         while let Some(info) = stage.and_then(|info| info.next).and_then(|next| self.get(next)) {
-            later
-                .push((info, Job { model: info.key, payload_bytes: info.input_bytes, work: info.input_bytes, ..*job }));
+            stages.push(Job { model: info.key, payload_bytes: info.input_bytes, work: info.input_bytes, ..*job });
             stage = Some(info);
         }
-        let mut deadline_ns = job.deadline_ns;
-        for (_, stage) in later.iter_mut().rev() {
-            stage.deadline_ns = deadline_ns;
-            if let Some(refusal) = scheduler.refusal(now_ns, stage) {
-                return Err((*stage, refusal));
-            }
-            if let (Some(outlook), true) = (scheduler.outlook(now_ns, stage), deadline_ns < u64::MAX) {
-                // As at admission: at most half of the time beyond what is expected is kept for a bad spell.
-                let spare_ns = deadline_ns.saturating_sub(now_ns).saturating_sub(outlook.expected_ns);
-                let margin_ns = outlook.sure_ns.saturating_sub(outlook.expected_ns).min(spare_ns / 2);
-                deadline_ns = deadline_ns.saturating_sub(outlook.expected_ns + margin_ns);
-            }
-        }
-        let first = Job { deadline_ns, ..*job };
-        match scheduler.refusal(now_ns, &first) {
-            Some(refusal) => Err((first, refusal)),
-            None => Ok(Promise { first, later }),
+        match scheduler.promise(now_ns, &mut stages) {
+            Ok(()) => Ok(Promise(stages)),
+            Err((place, refusal)) => Err((stages[place], refusal)),
         }
     }
 }
 
-impl Promise<'_> {
-    /// When all stages would be done; `None` when a lane is missing or full.
-    pub(super) fn outlook(&self, scheduler: &Scheduler, now_ns: u64) -> Option<Outlook> {
-        let first = scheduler.outlook(now_ns, &self.first)?;
-        self.later.iter().try_fold(first, |sum, (_, stage)| {
-            let outlook = scheduler.outlook(now_ns, stage)?;
-            Some(Outlook {
-                expected_ns: sum.expected_ns.saturating_add(outlook.expected_ns),
-                sure_ns: sum.sure_ns.saturating_add(outlook.sure_ns),
-                own_ns: sum.own_ns.saturating_add(outlook.own_ns),
-            })
-        })
+impl Promise {
+    pub(super) fn first(&self) -> Job {
+        self.0[0]
     }
 
-    /// Sets memory aside for what the later stages give; `None` when there are none.
+    /// When all stages would be done; `None` when a lane is missing or full.
+    pub(super) fn outlook(&self, scheduler: &Scheduler, now_ns: u64) -> Option<Outlook> {
+        scheduler.outlook_of_stages(now_ns, &self.0)
+    }
+
+    /// Takes memory for what the later stages give; `None` when there are none.
     ///
     /// # Errors
-    /// That of `allocate`.
-    pub(super) fn row<E>(&self, allocate: impl Fn(&ModelInfo) -> Result<Slot, E>) -> Result<Option<Box<Row>>, E> {
-        if self.later.is_empty() {
+    /// That of `allocate`, which is given their models.
+    pub(super) fn row<E>(&self, allocate: impl Fn(ModelKey) -> Result<Slot, E>) -> Result<Option<Box<Row>>, E> {
+        let [first, later @ ..] = &self.0[..] else { return Ok(None) };
+        if later.is_empty() {
             return Ok(None);
         }
-        let later = self.later.iter().rev().map(|(info, job)| Ok((*job, allocate(info)?)));
-        let later = later.collect::<Result<_, E>>()?;
-        let payload_bytes = self.first.payload_bytes;
+        let later = later.iter().rev().map(|job| Ok((*job, allocate(job.model)?))).collect::<Result<_, E>>()?;
         let (done_ns, devices) = ([0; Stage::COUNT], Name::default());
-        Ok(Some(Box::new(Row { later, fed: None, payload_bytes, done_ns, devices, attempt: 0 })))
+        Ok(Some(Box::new(Row { later, fed: None, payload_bytes: first.payload_bytes, done_ns, devices, attempt: 0 })))
     }
 }
 
