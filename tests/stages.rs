@@ -228,3 +228,35 @@ fn jobs_of_a_stream_are_answered_in_their_order_and_one_that_is_taken_back_is_go
     });
     assert_eq!(status["engine"]["failed"].as_u64().unwrap_or(0), 0, "{status}");
 }
+
+#[test]
+fn of_more_than_can_be_done_in_time_each_has_one_outcome() {
+    let (node, frames) = (start(), frames());
+    let (mut results, mut refused) = (0, 0);
+    local(async {
+        let client = node.client().await;
+        expected(&client, &frames).await;
+        for deadline_ms in [150, 400, 1_000] {
+            let asked = (0..60_usize).map(|number| {
+                let (client, frame) = (client.clone(), frames[number % FRAMES].clone());
+                let job = Job::image("nanodet-split").deadline_ms(deadline_ms).retry_refusals(0);
+                tokio::task::spawn_local(async move { client.submit(job, frame).await.unwrap() })
+            });
+            for task in asked.collect::<Vec<_>>() {
+                match task.await.unwrap().header.outcome {
+                    Outcome::Result => results += 1,
+                    Outcome::Refused => refused += 1,
+                    Outcome::Expired => {}
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        client.close().await;
+    });
+    assert!(results > 0 && refused > 0, "{results} results, {refused} refused");
+    let status = node.wait_until("nothing is left", |status| {
+        status["engine"]["jobs_in_flight"] == 0 && status["engine"]["slab_bytes_out"] == 0
+    });
+    assert!(status["devices"].as_array().unwrap().iter().all(|device| device["restarts"] == 0), "{status}");
+    assert!(!node.log().contains("panicked"), "{}", node.log());
+}

@@ -40,6 +40,7 @@ mod types;
 pub use admission::{Outlook, Refusal};
 pub use config::Settings;
 pub use event::{BatchJobs, BatchedJob, Command, Event, Handled, Hung, Unfinished};
+pub use pipeline::JobStage;
 pub use plan::{
     Amount, DeviceKind, OnCpu, Plan, PlanPolicy, PlanRow, PolicyError, PolicyKind, SHARE_PERMILLE_MAX, Shares,
 };

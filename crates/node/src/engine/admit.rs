@@ -173,7 +173,7 @@ impl Engine {
     /// offered, not only what is granted.
     fn promise_early(&self, now_ns: u64, job: &Job) -> Result<Promise, Refusal> {
         let mut core = self.core.lock();
-        self.models.promise(&core.scheduler, now_ns, job).map_err(|(refused, refusal)| {
+        self.models.promise((&core.scheduler, &core.records), now_ns, job).map_err(|(refused, refusal)| {
             let _ = self.handle_at(&mut core, now_ns, Event::JobArrived(refused));
             refusal
         })

@@ -39,7 +39,7 @@ impl Engine {
         let deadline_ns = now_ns.saturating_add(header.budget_us.saturating_mul(1000));
         let job = scheduled(caller.id, header, payload_bytes, model.key, deadline_ns);
         let core = self.core.lock();
-        let promise = self.models.promise(&core.scheduler, now_ns, &job).ok()?;
+        let promise = self.models.promise((&core.scheduler, &core.records), now_ns, &job).ok()?;
         let outlook = promise.outlook(&core.scheduler, now_ns);
         drop(core);
         // Accepted without an outlook: its worker is coming back, or the stream's job before it is waited for.
@@ -67,7 +67,7 @@ impl Engine {
         let loads = self.models.iter().filter(|model| !model.is_stage).filter_map(|model| {
             let work = self.works.get(model.key.0 as usize).map_or(0, |work| work.load(Ordering::Relaxed));
             let job = Job { work, ..Job::new(NO_RECORD, model.key, now_ns.saturating_add(HORIZON_NS)) };
-            let promise = self.models.promise(&core.scheduler, now_ns, &job).ok()?;
+            let promise = self.models.promise((&core.scheduler, &core.records), now_ns, &job).ok()?;
             Some(ModelLoad { model, outlook: promise.outlook(&core.scheduler, now_ns)? })
         });
         loads.collect()

@@ -1,7 +1,9 @@
 //! The jobs that are in flight, found by number in constant time.
 
+use std::collections::HashMap;
+
 use sensorium_device::slab::Slot;
-use sensorium_scheduler::{JobKey, ModelKey};
+use sensorium_scheduler::{Job, JobKey, ModelKey};
 use sensorium_wire::SubmitHeader;
 use sensorium_wire::receipt::Stage;
 
@@ -59,11 +61,16 @@ pub(super) struct Records {
     slots: Vec<(u32, Option<Record>)>,
     free: Vec<u32>,
     live: usize,
+    /// Jobs that are at an earlier stage, by the model of the later one.
+    coming: HashMap<ModelKey, u64>,
 }
 
 impl Records {
     pub(super) fn insert(&mut self, record: Record) -> JobKey {
         self.live += 1;
+        for (job, _) in record.row.iter().flat_map(|row| &row.later) {
+            *self.coming.entry(job.model).or_default() += 1;
+        }
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push((0, None));
             u32::try_from(self.slots.len() - 1).expect("jobs in flight are bounded far below 2^32")
@@ -82,6 +89,9 @@ impl Records {
         let (generation, index) = split(key);
         let slot = self.slots.get_mut(index).filter(|slot| slot.0 == generation)?;
         let record = slot.1.take()?;
+        for (job, _) in record.row.iter().flat_map(|row| &row.later) {
+            left(&mut self.coming, job.model);
+        }
         // A number is never used twice, so that a late command cannot hit another job.
         slot.0 = slot.0.wrapping_add(1);
         self.free.push(u32::try_from(index).expect("indices are 32 bits"));
@@ -89,8 +99,27 @@ impl Records {
         Some(record)
     }
 
+    /// Jobs that will come to this stage, but are at one before it.
+    pub(super) fn coming(&self, model: ModelKey) -> u64 {
+        self.coming.get(&model).copied().unwrap_or(0)
+    }
+
+    /// The next stage of a job, which begins now, and the room for what it gives.
+    pub(super) fn next_stage(&mut self, key: JobKey) -> Option<(Job, Slot)> {
+        let (job, output) = self.get_mut(key)?.row.as_mut()?.later.pop()?;
+        left(&mut self.coming, job.model);
+        Some((job, output))
+    }
+
     pub(super) fn len(&self) -> usize {
         self.live
+    }
+}
+
+/// A job that was coming to this stage has come, or never will.
+fn left(coming: &mut HashMap<ModelKey, u64>, model: ModelKey) {
+    if let Some(jobs) = coming.get_mut(&model) {
+        *jobs = jobs.saturating_sub(1);
     }
 }
 

@@ -7,23 +7,24 @@
 use sensorium_device::protocol::{AnswerEntry, JobEntry};
 use sensorium_device::slab::Slot;
 use sensorium_models::stages::HEAD_BYTES;
-use sensorium_scheduler::{Event, Job, JobKey, ModelKey, Outlook, Refusal, Scheduler};
+use sensorium_scheduler::{Event, Job, JobKey, JobStage, ModelKey, Outlook, Refusal, Scheduler};
 use sensorium_wire::ids::Name;
 use sensorium_wire::receipt::Stage;
 use sensorium_wire::submit::PayloadKind;
 use smallvec::{SmallVec, smallvec};
 
 use super::models::ModelTable;
+use super::records::Records;
 use super::run::{Ran, stages_of_run};
 use super::{Core, Engine};
 
 /// A job's stages in their order, each with the time by which it must be done.
-pub(super) struct Promise(SmallVec<[Job; 1]>);
+pub(super) struct Promise(SmallVec<[JobStage; 1]>);
 
 /// How far a job of a split model is.
 pub(super) struct Row {
     /// The stages to come, the next one last, each with the room for what it gives.
-    later: Vec<(Job, Slot)>,
+    pub(super) later: Vec<(Job, Slot)>,
     /// What a worker is told of the input of the stage that is due; `None` = the payload as it came.
     pub(super) fed: Option<JobEntry>,
     /// Length of that payload.
@@ -41,23 +42,27 @@ impl ModelTable {
     ///
     /// # Errors
     /// The stage that would be refused, and why.
-    pub(super) fn promise(&self, scheduler: &Scheduler, now_ns: u64, job: &Job) -> Result<Promise, (Job, Refusal)> {
-        let mut stages = smallvec![*job];
+    pub(super) fn promise(
+        &self,
+        (scheduler, records): (&Scheduler, &Records),
+        now_ns: u64,
+        job: &Job,
+    ) -> Result<Promise, (Job, Refusal)> {
+        let mut stages = smallvec![JobStage { job: *job, coming: 0 }];
         let mut stage = self.get(job.model);
         while let Some(info) = stage.and_then(|info| info.next).and_then(|next| self.get(next)) {
-            stages.push(Job { model: info.key, payload_bytes: info.input_bytes, work: info.input_bytes, ..*job });
+            let job = Job { model: info.key, payload_bytes: info.input_bytes, work: info.input_bytes, ..*job };
+            stages.push(JobStage { job, coming: records.coming(info.key) });
             stage = Some(info);
         }
-        match scheduler.promise(now_ns, &mut stages) {
-            Ok(()) => Ok(Promise(stages)),
-            Err((place, refusal)) => Err((stages[place], refusal)),
-        }
+        scheduler.promise(now_ns, &mut stages)?;
+        Ok(Promise(stages))
     }
 }
 
 impl Promise {
     pub(super) fn first(&self) -> Job {
-        self.0[0]
+        self.0[0].job
     }
 
     /// When all stages would be done; `None` when a lane is missing or full.
@@ -74,9 +79,17 @@ impl Promise {
         if later.is_empty() {
             return Ok(None);
         }
-        let later = later.iter().rev().map(|job| Ok((*job, allocate(job.model)?))).collect::<Result<_, E>>()?;
+        let later =
+            later.iter().rev().map(|stage| Ok((stage.job, allocate(stage.job.model)?))).collect::<Result<_, E>>()?;
         let (done_ns, devices) = ([0; Stage::COUNT], Name::default());
-        Ok(Some(Box::new(Row { later, fed: None, payload_bytes: first.payload_bytes, done_ns, devices, attempt: 0 })))
+        Ok(Some(Box::new(Row {
+            later,
+            fed: None,
+            payload_bytes: first.job.payload_bytes,
+            done_ns,
+            devices,
+            attempt: 0,
+        })))
     }
 }
 
@@ -96,9 +109,12 @@ impl Engine {
     /// Gives a job to its next stage; `false` when this run was its last, or its answer is final for another reason.
     pub(super) fn hand_over(&self, core: &mut Core, key: JobKey, entry: &AnswerEntry, ran: &Ran) -> bool {
         let Some(record) = core.records.get_mut(key) else { return false };
-        let ended = entry.reason != 0 || record.reply.is_none() || ran.collected_ns > record.deadline_ns;
-        let Some(row) = record.row.as_mut().filter(|_| !ended) else { return false };
-        let Some((job, output)) = row.later.pop() else { return false };
+        if entry.reason != 0 || record.reply.is_none() || ran.collected_ns > record.deadline_ns {
+            return false;
+        }
+        let Some((job, output)) = core.records.next_stage(key) else { return false };
+        let Some(record) = core.records.get_mut(key) else { return false };
+        let Some(row) = record.row.as_mut() else { return false };
         let done_ns = stages_of_run(&record.times, entry, ran);
         for ((all_ns, before_ns), run_ns) in row.done_ns.iter_mut().zip(&mut record.before_ns).zip(done_ns) {
             *all_ns += std::mem::take(before_ns) + run_ns;
