@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use cudarc::driver::{CudaContext, DriverError};
+use cudarc::driver::{CudaContext, CudaStream, DriverError};
 use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
@@ -230,6 +230,17 @@ impl CudaDevice {
         GpuFault::of_text(message, during, &self.setup.uuid)
     }
 
+    /// What a failure that ONNX Runtime told of on `stream` means. cuDNN and cuBLAS hide the driver's code behind codes of their own:
+    /// whether the process is done with the GPU is then asked of the driver, which waits for the stream.
+    fn fault_after(&self, message: &str, during: &str, stream: &CudaStream) -> Option<GpuFault> {
+        let told = self.fault_of_text(message, during);
+        if told.as_ref().is_some_and(GpuFault::is_sticky) {
+            return told;
+        }
+        let behind = stream.synchronize().err().map(|error| self.fault(error, during));
+        behind.filter(GpuFault::is_sticky).or(told)
+    }
+
     fn break_with(&self, fault: &GpuFault) {
         self.broken.lock().get_or_insert_with(|| fault.to_string());
     }
@@ -344,7 +355,7 @@ impl CudaBackend {
         let during = format!("loading {}", file.display());
         let failed = |error: ort::Error| {
             let text = error.to_string();
-            match self.lane.device.fault_of_text(&text, &during) {
+            match self.lane.device.fault_after(&text, &during, &self.lane.streams.compute) {
                 Some(fault) => {
                     if fault.is_sticky() {
                         self.lane.device.break_with(&fault);
