@@ -106,7 +106,7 @@ impl GpuSetup {
         vec![
             pair("CUDA_VISIBLE_DEVICES", &self.uuid),
             pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
-            // TensorRT has no other way to keep all digits of a float.
+            // TensorRT, and 32 bits in networks of 16, have no other way to keep all digits of a float.
             pair("NVIDIA_TF32_OVERRIDE", "0"),
         ]
     }
@@ -326,8 +326,10 @@ impl CudaBackend {
             .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
             // Trying out every algorithm takes seconds for each shape, and a worker must be back soon.
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-            // A float of 19 bits is not what the CPU computes; answers are to agree.
-            .with_tf32(false)
+            // A float of 19 bits is not what the CPU computes; answers are to agree. Without it, though, ONNX Runtime takes the tensor cores
+            // from convolutions of 16 bits as well: their networks have it, and the environment keeps it from what they
+            // compute in 32 bits.
+            .with_tf32(options.precision == Precision::Fp16)
             .with_cuda_graph(options.graphs && options.compute == Compute::Gpu);
         providers.push(provider.build().error_on_failure());
         let builder = runtime::builder(&self.lane.device.environment, options.threads)?;
