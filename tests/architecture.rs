@@ -41,7 +41,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
 ];
 
 /// Files that may hold unsafe code.
-const UNSAFE_FILES: [&str; 17] = [
+const UNSAFE_FILES: [&str; 18] = [
     "crates/device/src/backend/cuda.rs",
     "crates/device/src/backend/cuda/driver.rs",
     "crates/device/src/backend/cuda/images.rs",
@@ -55,6 +55,7 @@ const UNSAFE_FILES: [&str; 17] = [
     "crates/device/src/cuda/launch.rs",
     "crates/device/src/cuda/partition.rs",
     "crates/device/src/group/nccl.rs",
+    "crates/device/src/leave.rs",
     "crates/device/src/slab/memory.rs",
     "crates/device/src/worker/descriptors.rs",
     "crates/device/src/worker/lane/batch.rs",

@@ -9,7 +9,10 @@ pub mod clock;
 pub mod cuda;
 pub mod executor;
 pub mod group;
+mod leave;
 pub mod protocol;
 pub mod slab;
 pub mod supervise;
 pub mod worker;
+
+pub use leave::leave;

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use cudarc::driver::{CudaContext, DriverError};
+use cudarc::driver::{CudaContext, CudaStream, DriverError};
 use ort::environment::Environment;
 use ort::ep;
 use ort::session::Session;
@@ -106,7 +106,7 @@ impl GpuSetup {
         vec![
             pair("CUDA_VISIBLE_DEVICES", &self.uuid),
             pair("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
-            // TensorRT has no other way to keep all digits of a float.
+            // TensorRT, and 32 bits in networks of 16, have no other way to keep all digits of a float.
             pair("NVIDIA_TF32_OVERRIDE", "0"),
         ]
     }
@@ -230,6 +230,17 @@ impl CudaDevice {
         GpuFault::of_text(message, during, &self.setup.uuid)
     }
 
+    /// What a failure that ONNX Runtime told of on `stream` means. cuDNN and cuBLAS hide the driver's code behind codes of their own:
+    /// whether the process is done with the GPU is then asked of the driver, which waits for the stream.
+    fn fault_after(&self, message: &str, during: &str, stream: &CudaStream) -> Option<GpuFault> {
+        let told = self.fault_of_text(message, during);
+        if told.as_ref().is_some_and(GpuFault::is_sticky) {
+            return told;
+        }
+        let behind = stream.synchronize().err().map(|error| self.fault(error, during));
+        behind.filter(GpuFault::is_sticky).or(told)
+    }
+
     fn break_with(&self, fault: &GpuFault) {
         self.broken.lock().get_or_insert_with(|| fault.to_string());
     }
@@ -315,8 +326,10 @@ impl CudaBackend {
             .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
             // Trying out every algorithm takes seconds for each shape, and a worker must be back soon.
             .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
-            // A float of 19 bits is not what the CPU computes; answers are to agree.
-            .with_tf32(false)
+            // A float of 19 bits is not what the CPU computes; answers are to agree. Without it, though, ONNX Runtime takes the tensor cores
+            // from convolutions of 16 bits as well: their networks have it, and the environment keeps it from what they
+            // compute in 32 bits.
+            .with_tf32(options.precision == Precision::Fp16)
             .with_cuda_graph(options.graphs && options.compute == Compute::Gpu);
         providers.push(provider.build().error_on_failure());
         let builder = runtime::builder(&self.lane.device.environment, options.threads)?;
@@ -344,7 +357,7 @@ impl CudaBackend {
         let during = format!("loading {}", file.display());
         let failed = |error: ort::Error| {
             let text = error.to_string();
-            match self.lane.device.fault_of_text(&text, &during) {
+            match self.lane.device.fault_after(&text, &during, &self.lane.streams.compute) {
                 Some(fault) => {
                     if fault.is_sticky() {
                         self.lane.device.break_with(&fault);

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use sensorium_device::backend::twin::TwinBackend;
-use sensorium_device::backend::{LoadOptions, NamedTensor, TensorData};
+use sensorium_device::backend::{Backend as _, LoadOptions, NamedTensor, TensorData};
 use sensorium_device::executor;
+use sensorium_models::ModelPackage;
 use sensorium_models::manifest::{Compute, FileRole, Prepare};
 use sensorium_wire::Modality;
 use sensorium_wire::submit::PayloadKind;
@@ -18,6 +19,8 @@ use crate::paths::Paths;
 
 /// Made-up jobs of each model.
 const RUNS: u32 = 3;
+/// Rows of the batches that recorded launches are compared with.
+const RECORDED_ROWS: [usize; 6] = [8, 1, 3, 8, 2, 1];
 
 /// Every model on made-up jobs, beside the processor; models of images also on a picture, with the steps around the network
 /// on the device where it does them.
@@ -41,6 +44,12 @@ pub(crate) fn run(paths: &Paths, target: &Target, _: &Path) -> anyhow::Result<Fi
                 (0..RUNS)
                     .try_for_each(|_| answered(&mut *executor, &picture, room).map(drop))
                     .map_err(|error| error.to_string())
+            });
+        }
+        if package.manifest.placement.compute == Compute::Gpu {
+            let (subject, reference) = backend()?;
+            compared(&mut finding, &format!("{name}_recorded"), &TwinBackend::of_tensors(subject, reference), |twin| {
+                recorded(&package, twin).map_err(|error| format!("{error:#}"))
             });
         }
         if let Err(error) = half::compare(&mut finding, &device, target, &package) {
@@ -68,6 +77,42 @@ fn compared(
         }
         Err(error) => finding.expect(false, || format!("{name}: {error}")),
     }
+}
+
+/// A model's network with recorded launches, in batches of several sizes and with other numbers each time: what was recorded for
+/// one size must not touch what belongs to another.
+fn recorded(package: &ModelPackage, twin: &TwinBackend) -> anyhow::Result<()> {
+    let manifest = &package.manifest;
+    let outputs: Vec<&str> = manifest.outputs.iter().map(|output| output.name.as_str()).collect();
+    let options = LoadOptions {
+        threads: usize::from(manifest.placement.threads),
+        rows_max: RECORDED_ROWS.into_iter().max().unwrap_or(1),
+        compute: Compute::Gpu,
+        graphs: true,
+        outputs: &outputs,
+        precision: package.precision,
+        inputs: &manifest.inputs,
+    };
+    let mut network = twin.load(package.file(FileRole::Network)?, &options)?;
+    let signature = network.signature().clone();
+    let mut seed = 0_u32;
+    for rows in RECORDED_ROWS {
+        let mut inputs = Vec::with_capacity(signature.inputs.len());
+        for spec in &signature.inputs {
+            anyhow::ensure!(spec.dtype == Dtype::F32, "input {} is of {}", spec.name, spec.dtype.name());
+            let dims: Vec<usize> = spec.dims.iter().map(|dim| dim.map_or(rows, |dim| dim as usize)).collect();
+            let values = std::iter::repeat_with(|| {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f32::from(u16::try_from(seed >> 16).unwrap_or_default()) / f32::from(u16::MAX)
+            });
+            inputs.push((&spec.name, values.take(dims.iter().product()).collect::<Vec<_>>(), dims));
+        }
+        let given = |(name, values, dims)| NamedTensor { name, dims, data: TensorData::F32(values) };
+        let inputs: Vec<_> =
+            inputs.iter().map(|(name, values, dims)| given((name.as_str(), &values[..], &dims[..]))).collect();
+        network.run(&inputs, &outputs)?;
+    }
+    Ok(())
 }
 
 /// What every backend must do, on the smallest network with one input.

@@ -26,6 +26,8 @@ const WARM_UP_RUNS: u32 = 5;
 const MEASURED: Duration = Duration::from_secs(3);
 /// The same for each way of running the detector, of which there are many.
 const EACH_WAY: Duration = Duration::from_millis(1_500);
+/// Rows of the batches that follow each other where the size changes.
+const IN_TURN_ROWS: [usize; 2] = [8, 5];
 /// Pause between two pieces of sound.
 const SOUND_EVERY: Duration = Duration::from_millis(20);
 /// What is aimed at: sound beside a full GPU takes at most this much longer, at the slowest hundredth.
@@ -60,22 +62,29 @@ impl Loaded {
             inputs: &package.manifest.inputs,
         };
         let network = backend.load(package.file(FileRole::Network)?, &options)?;
-        let mut inputs = Vec::new();
-        for spec in &network.signature().inputs {
+        let mut loaded = Self { network, inputs: Vec::new(), outputs, rows };
+        loaded.resize(rows)?;
+        for _ in 0..WARM_UP_RUNS {
+            loaded.run()?;
+        }
+        Ok(loaded)
+    }
+
+    /// Makes inputs for batches of this size.
+    fn resize(&mut self, rows: usize) -> anyhow::Result<()> {
+        self.inputs.clear();
+        for spec in &self.network.signature().inputs {
             let dims: Vec<usize> = spec.dims.iter().map(|dim| dim.map_or(rows, |dim| dim as usize)).collect();
             let elements = dims.iter().product();
             let data = match spec.dtype {
                 Dtype::F32 => TensorBuffer::F32(vec![0.5; elements]),
                 Dtype::I32 => TensorBuffer::I32(vec![1; elements]),
-                other => bail!("{}: an input of {}", package.manifest.name, other.name()),
+                other => bail!("input {} is of {}", spec.name, other.name()),
             };
-            inputs.push((spec.name.clone(), dims, data));
+            self.inputs.push((spec.name.clone(), dims, data));
         }
-        let mut loaded = Self { network, inputs, outputs, rows };
-        for _ in 0..WARM_UP_RUNS {
-            loaded.run()?;
-        }
-        Ok(loaded)
+        self.rows = rows;
+        Ok(())
     }
 
     fn of(device: &Opened, package: &ModelPackage, rows: usize) -> anyhow::Result<Self> {
@@ -156,7 +165,34 @@ pub(super) fn detector(paths: &Paths, target: &Target, _: &Path) -> anyhow::Resu
             }
         }
     }
+    if let Err(error) = in_turn(&device, &package, &mut finding) {
+        finding.expect(false, || format!("batches of two sizes in turn: {error:#}"));
+    }
     Ok(finding)
+}
+
+/// How long a batch takes that is of another size than the one before it, beside one that is not: ONNX Runtime plans convolutions
+/// anew when the size changes, but not where launches are recorded.
+fn in_turn(device: &Opened, package: &ModelPackage, finding: &mut Finding) -> anyhow::Result<()> {
+    for (graphs, name) in [(false, ""), (true, "_graphs")] {
+        let backend = device.backend(package.manifest.modality)?;
+        let mut loaded = Loaded::new(&*backend, package, IN_TURN_ROWS[0], Compute::Gpu, graphs)?;
+        let same = loaded.run_for(EACH_WAY, None)?;
+        finding.note(format!("batch_8{name}_same_size_ms_median"), same.quantile(500));
+        let (mut ms, began) = (Vec::new(), Instant::now());
+        while began.elapsed() < EACH_WAY {
+            for rows in IN_TURN_ROWS {
+                loaded.resize(rows)?;
+                let took = loaded.run()?;
+                if rows == IN_TURN_ROWS[0] {
+                    ms.push(took);
+                }
+            }
+        }
+        ms.sort_by(f64::total_cmp);
+        finding.note(format!("batch_8{name}_after_another_size_ms_median"), ms[(ms.len() - 1) / 2]);
+    }
+    Ok(())
 }
 
 /// The detector as TensorRT compiles it, where that is installed.

@@ -13,11 +13,15 @@ const STUB_LIBRARY: u32 = 34;
 const DEVICE_UNAVAILABLE: u32 = 46;
 const NO_DEVICE: u32 = 100;
 const INVALID_DEVICE: u32 = 101;
+const SYSTEM_NOT_READY: u32 = 802;
 const SYSTEM_DRIVER_MISMATCH: u32 = 803;
 const COMPAT_NOT_SUPPORTED: u32 = 804;
-/// Codes after which every further call of the process fails: uncorrectable memory errors (214), links (220), hardware
-/// exceptions (700, 702, 709 to 721: illegal addresses and instructions, faults of the hardware, launches that failed).
-const STICKY: [u32; 14] = [214, 220, 700, 702, 709, 710, 713, 714, 715, 716, 717, 718, 719, 721];
+/// `cudaErrorInsufficientDriver`, the one code that means something here and is the runtime library's alone.
+const INSUFFICIENT_DRIVER: u32 = 35;
+/// Codes after which every further call of the process fails, as the driver's header says of each: uncorrectable memory
+/// errors (214), links (220), faults that the GPU contained (226), hardware exceptions (700, 702, 709, 710, 714 to 719:
+/// illegal addresses and instructions, faults of the hardware, launches that failed), tensor memory that leaked (721).
+const STICKY: [u32; 14] = [214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721];
 
 /// Why a GPU cannot be used, or not any more.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -47,6 +51,11 @@ pub enum GpuFault {
     )]
     Busy { uuid: String },
     #[error(
+        "the GPUs of this machine are not ready (CUDA error 802): where they are joined by NVSwitch, NVIDIA's fabric manager \
+         must run, in the driver's version"
+    )]
+    NotReady,
+    #[error(
         "out of GPU memory while {during}; load fewer models, lower their batch_max, or end what else uses the GPU"
     )]
     OutOfMemory { during: String },
@@ -73,6 +82,8 @@ impl GpuFault {
             STUB_LIBRARY => Self::NoDriver,
             DEVICE_UNAVAILABLE => Self::Busy { uuid },
             NO_DEVICE | INVALID_DEVICE => Self::NotFound { uuid },
+            SYSTEM_NOT_READY => Self::NotReady,
+            INSUFFICIENT_DRIVER => Self::DriverTooOld { found: "older than the CUDA libraries want".to_owned() },
             SYSTEM_DRIVER_MISMATCH | COMPAT_NOT_SUPPORTED => {
                 Self::DriverTooOld { found: "of another version than its kernel module's".to_owned() }
             }
@@ -138,6 +149,10 @@ mod tests {
         for code in STICKY {
             assert!(of(code).is_sticky(), "{code}");
         }
+        // Host memory that is registered already, or is not: the process goes on after either.
+        assert!(!of(712).is_sticky() && !of(713).is_sticky());
+        assert_eq!(of(802), GpuFault::NotReady);
+        assert!(of(35).to_string().contains("driver 580"), "{}", of(35));
         assert!(!of(1).is_sticky() && !of(2).is_sticky());
         assert_eq!(of(1).to_string(), "CUDA error 1 while opening it");
     }
@@ -168,6 +183,15 @@ mod tests {
             of("Failed to load library libonnxruntime_providers_cuda.so with error: libcudnn.so.9: cannot open \
                           shared object file: No such file or directory");
         assert!(matches!(&missing, Some(GpuFault::LibraryMissing { .. })), "{missing:?}");
+        // As version 1.31.1 words it, with the code behind the names of two files.
+        let none = of(
+            "/onnxruntime_src/cuda_execution_provider_info.cc:63 [ONNXRuntimeError] : 1 : FAIL : Failed to parse \
+                       provider option \"device_id\": CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; line=70",
+        );
+        assert_eq!(none, Some(GpuFault::NotFound { uuid: "GPU-1".to_owned() }));
+        // cuDNN's and cuBLAS's own words hold no code of CUDA: only the driver can say what is behind them.
+        assert_eq!(of("CUDNN failure 5000: CUDNN_STATUS_EXECUTION_FAILED ; GPU=0 ; hostname=h"), None);
+        assert_eq!(of("CUBLAS failure 13: CUBLAS_STATUS_EXECUTION_FAILED ; GPU=0 ; hostname=h"), None);
         assert_eq!(of("Got invalid dimensions for input: x"), None);
         assert_eq!(of("CUDA failure : "), None);
     }
@@ -182,6 +206,7 @@ mod tests {
             GpuFault::TensorRt { reason: "libnvinfer.so.10 is not found".to_owned() },
             GpuFault::NotFound { uuid: "GPU-1".to_owned() },
             GpuFault::Busy { uuid: "GPU-1".to_owned() },
+            GpuFault::NotReady,
             GpuFault::OverQuota { lane: "visual", used_mib: 5000, quota_mib: 4096 },
         ] {
             let text = fault.to_string();

@@ -80,9 +80,10 @@ impl CudaImages {
         // Memory that was asked for is there from here on for every stream.
         let ready = lane.streams.compute.synchronize().map_err(Failure::from);
         ready.map_err(|failure| network.failed(failure))?;
-        // Every size of batch has its memory from here on, and has run once: nothing is asked for under load.
+        // Every size of batch has its memory from here on, and has run once: no memory is asked for under load. The largest first, so
+        // that smaller ones use what it left. Plans of convolutions are the runtime's, which keeps those of the last size.
         let wanted = wanted(plan, outputs);
-        for rows in 1..=images_max.min(SHAPES_MAX) {
+        for rows in (1..=images_max.min(SHAPES_MAX)).rev() {
             let ran = network.run_filled(&plan.step.dims(), rows, &wanted, |_, _| Ok(()), |_, _| Ok(()));
             ran.and_then(|()| Ok(lane.streams.compute.synchronize()?)).map_err(|failure| network.failed(failure))?;
         }

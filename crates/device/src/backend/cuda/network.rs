@@ -128,7 +128,9 @@ impl CudaNetwork {
             };
             let free = self.signature.inputs.iter().any(|spec| spec.dims.first() == Some(&None));
             let sizes: &[usize] = if free { recorded_rows(options.rows_max) } else { &[1] };
-            for size in sizes {
+            // The largest first: what is recorded keeps addresses of memory that ONNX Runtime frees when a larger batch wants more of
+            // it (the ones that a bias is multiplied with, for example), and small batches fit into what large ones left.
+            for size in sizes.iter().rev() {
                 self.record(&mut bound, *size, &outputs)?;
             }
             bound.recorded = Some((sizes, outputs));
@@ -294,7 +296,9 @@ impl CudaNetwork {
     pub(super) fn failed(&self, failure: Failure) -> BackendError {
         let during = format!("running {}", self.file.display());
         let fault = match &failure {
-            Failure::Ort(error) => self.lane.device.fault_of_text(&error.to_string(), &during),
+            Failure::Ort(error) => {
+                self.lane.device.fault_after(&error.to_string(), &during, &self.lane.streams.compute)
+            }
             Failure::Driver(error) => Some(self.lane.device.fault(*error, &during)),
             Failure::Said(_) => None,
         };
