@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use sensorium_device::backend::CpuBackend;
 use sensorium_models::{ModelPackage, Repository};
 
+use crate::build::onnxruntime;
+
 /// `$SENSORIUM_CACHE`, or `~/.cache/sensorium`.
 pub(crate) fn cache() -> PathBuf {
     let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -25,9 +27,10 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The processor.
+/// The processor: with the library that the stand-in for a GPU has, in a process that it is in.
 pub(crate) fn cpu() -> CpuBackend {
-    CpuBackend::open(&cached("lib/libonnxruntime.so")).unwrap()
+    let library = onnxruntime().unwrap_or_else(|| cached("lib/libonnxruntime.so"));
+    CpuBackend::open(&library).unwrap()
 }
 
 /// One of the project's own models.

@@ -111,8 +111,19 @@ pub(crate) fn folder() -> &'static Path {
 }
 
 /// The library that stands in for ONNX Runtime's for GPUs, in a process that the stand-in is in.
-pub(crate) fn onnxruntime() -> PathBuf {
-    PathBuf::from(std::env::var_os("LD_LIBRARY_PATH").unwrap()).join("libonnxruntime.so")
+pub(crate) fn onnxruntime() -> Option<PathBuf> {
+    Some(PathBuf::from(std::env::var_os("STANDIN_FOLDER")?).join("libonnxruntime.so"))
+}
+
+/// Where kernels are kept that were compiled for one such process, for the others.
+pub(crate) fn cubins() -> PathBuf {
+    onnxruntime().unwrap().with_file_name("cubins")
+}
+
+/// The cache that `ops/setup` fills.
+pub(crate) fn sensorium_cache() -> PathBuf {
+    let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    of("SENSORIUM_CACHE").or_else(|| Some(of("HOME")?.join(".cache/sensorium"))).unwrap()
 }
 
 /// Seeds that are tried: the number of them from the environment, or `few`.
@@ -126,6 +137,8 @@ pub(crate) fn with_stand_in(name: &str, seed: u64, variables: &[(&str, &str)]) {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "--nocapture", name])
         .env("LD_LIBRARY_PATH", folder())
+        .env("STANDIN_FOLDER", folder())
+        .env("STANDIN_ONNXRUNTIME", sensorium_cache().join("lib/libonnxruntime.so"))
         .env("STANDIN_SEED", seed.to_string())
         .envs(variables.iter().copied())
         .output()

@@ -1,6 +1,5 @@
 //! Every kernel, loaded and launched as the product does it, against its twin.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cudarc::driver::CudaContext;
@@ -9,22 +8,12 @@ use sensorium_device::cuda::check::kernels_against_twins;
 use sensorium_device::cuda::compile::{Nvrtc, NvrtcSearch};
 use sensorium_device::cuda::launch::Kernels;
 
-use crate::build::{onnxruntime, seeds, with_stand_in};
+use crate::build::{cubins, seeds, sensorium_cache, with_stand_in};
 
 fn kernels(context: &Arc<CudaContext>) -> Kernels {
     let cache = sensorium_cache();
     let nvrtc = Nvrtc::open(&NvrtcSearch { named: None, cache: Some(cache) }).unwrap();
     Kernels::load(context, &nvrtc, &CubinCache::new(&cubins(), CacheLimits::default())).unwrap()
-}
-
-/// Compiled for the first process, and kept for the others.
-fn cubins() -> PathBuf {
-    onnxruntime().with_file_name("cubins")
-}
-
-fn sensorium_cache() -> PathBuf {
-    let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    of("SENSORIUM_CACHE").or_else(|| Some(Path::new(&of("HOME")?).join(".cache/sensorium"))).unwrap()
 }
 
 #[test]

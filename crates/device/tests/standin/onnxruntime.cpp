@@ -139,7 +139,7 @@ static Status create_session(const void* environment, const char* file, const vo
             harm("a session whose memory has no limit");
         }
         void* stream = reinterpret_cast<void*>(strtoull(given["user_compute_stream"].c_str(), nullptr, 10));
-        sessions[*made] = { stream_of(stream), given["enable_cuda_graph"] == "1", {} };
+        sessions[*made] = { stream_of(stream), given["enable_cuda_graph"] == "1" || given["enable_cuda_graph"] == "true", {} };
     }
     return status;
 }
