@@ -8,12 +8,10 @@
 #include <algorithm>
 #include <climits>
 #include <cmath>
-#include <csetjmp>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <tuple>
-#include <ucontext.h>
 
 static Size gridDim, blockDim, blockIdx, threadIdx;
 static const char* kernel_now = nullptr;
@@ -54,18 +52,45 @@ struct Barrier {
 };
 
 struct Fiber {
-    jmp_buf at;
+    // Where it goes on; null: it was never begun.
+    void* at;
     std::vector<char> stack;
     Size place;
-    bool started, finished;
+    bool finished;
     // What it waits at, and that one's turn; null: it can go on.
     const Barrier* waits;
     unsigned turn;
     uint32_t exchanged;
 };
 
-static jmp_buf scheduler;
-static ucontext_t unused;
+#ifndef __x86_64__
+#error "threads take turns in x86-64's own words, as the pinned ONNX Runtime is for x86-64 too"
+#endif
+// Puts this context's registers on its stack and the stack's place into `from`, and goes on at `to`.
+extern "C" void take_turn(void** from, void* to);
+__asm__(R"(
+.text
+.type take_turn, @function
+take_turn:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+.size take_turn, .-take_turn
+)");
+
+static void* scheduler;
 static std::vector<Fiber> fibers;
 static std::vector<unsigned> alive_in_warp;
 static std::vector<Barrier> warp_barriers;
@@ -73,12 +98,7 @@ static Barrier block_barrier;
 static unsigned current, alive;
 static const std::function<void()>* body;
 
-static void give_way()
-{
-    if (!_setjmp(fibers[current].at)) {
-        _longjmp(scheduler, 1);
-    }
-}
+static void give_way() { take_turn(&fibers[current].at, scheduler); }
 
 static void open(Barrier& barrier)
 {
@@ -131,33 +151,35 @@ static T exchange(unsigned mask, T value, unsigned from, int line)
 #define __shfl_xor_sync(mask, value, distance) exchange(mask, value, (current % 32) ^ (distance), __LINE__)
 #define __shfl_sync(mask, value, lane) exchange(mask, value, lane, __LINE__)
 
-static void run_thread()
+// One thread of a block after the other.
+static void run_threads()
 {
-    (*body)();
-    fibers[current].finished = true;
-    const unsigned warp = current / 32;
-    alive--;
-    alive_in_warp[warp]--;
-    // Whoever has ended is waited for no more.
-    if (block_barrier.arrived > 0 && block_barrier.arrived >= alive) {
-        open(block_barrier);
+    for (;;) {
+        (*body)();
+        fibers[current].finished = true;
+        const unsigned warp = current / 32;
+        alive--;
+        alive_in_warp[warp]--;
+        // Whoever has ended is waited for no more.
+        if (block_barrier.arrived > 0 && block_barrier.arrived >= alive) {
+            open(block_barrier);
+        }
+        if (warp_barriers[warp].arrived > 0 && warp_barriers[warp].arrived >= alive_in_warp[warp]) {
+            open(warp_barriers[warp]);
+        }
+        give_way();
     }
-    if (warp_barriers[warp].arrived > 0 && warp_barriers[warp].arrived >= alive_in_warp[warp]) {
-        open(warp_barriers[warp]);
-    }
-    _longjmp(scheduler, 1);
 }
 
-static void start(Fiber& fiber)
+static void begin(Fiber& fiber)
 {
-    fiber.started = true;
-    ucontext_t context;
-    getcontext(&context);
-    context.uc_stack.ss_sp = fiber.stack.data();
-    context.uc_stack.ss_size = fiber.stack.size();
-    context.uc_link = nullptr;
-    makecontext(&context, run_thread, 0);
-    swapcontext(&unused, &context);
+    fiber.stack.resize(64 << 10);
+    const uintptr_t top = (uintptr_t)(fiber.stack.data() + fiber.stack.size()) / 16 * 16;
+    // A place to return to that there is none of, where it begins, and six registers.
+    void** words = (void**)top - 8;
+    memset(words, 0, 8 * sizeof(void*));
+    words[6] = (void*)run_threads;
+    fiber.at = words;
 }
 
 static void run_block()
@@ -170,16 +192,15 @@ static void run_block()
     alive_in_warp.assign((count + 31) / 32, 0);
     block_barrier = Barrier();
     alive = count;
-    static std::vector<unsigned> order;
-    order.resize(count);
     for (unsigned at = 0; at < count; at++) {
         Fiber& fiber = fibers[at];
         fiber.place = { at % blockDim.x, at / blockDim.x % blockDim.y, at / (blockDim.x * blockDim.y) };
-        fiber.started = fiber.finished = false;
+        fiber.finished = false;
         fiber.waits = nullptr;
-        fiber.stack.resize(64 << 10);
+        if (!fiber.at) {
+            begin(fiber);
+        }
         alive_in_warp[at / 32]++;
-        order[at] = at;
     }
     while (alive > 0) {
         bool progress = false;
@@ -187,14 +208,13 @@ static void run_block()
         static std::vector<char> skipped;
         skipped.assign(alive_in_warp.size(), 0);
         for (char& skip : skipped) {
-            skip = chance(4) == 0;
+            skip = chance(8) == 0;
         }
         skipped[chance(skipped.size())] = 0;
-        for (unsigned left = count; left > 1; left--) {
-            std::swap(order[left - 1], order[chance(left)]);
-        }
+        // Another order of all threads in each round: an odd step visits each of a power of two.
+        const unsigned first = chance(count), step = (count & (count - 1)) == 0 ? 2 * chance(count) + 1 : 1;
         for (int pass = 0; pass < 2 && !progress; pass++) {
-            for (unsigned at : order) {
+            for (unsigned number = 0, at = first; number < count; number++, at = (at + step) % count) {
                 Fiber& fiber = fibers[at];
                 const bool waits = fiber.waits && fiber.waits->turn == fiber.turn;
                 if (fiber.finished || waits || (pass == 0 && skipped[at / 32])) {
@@ -203,9 +223,7 @@ static void run_block()
                 progress = true;
                 current = at;
                 threadIdx = fiber.place;
-                if (!_setjmp(scheduler)) {
-                    fiber.started ? _longjmp(fiber.at, 1) : start(fiber);
-                }
+                take_turn(&scheduler, fiber.at);
             }
         }
         if (!progress) {
