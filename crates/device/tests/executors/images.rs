@@ -47,11 +47,11 @@ impl Backend for TwinDevice {
     }
 }
 
-fn street(number: u32) -> Job {
+pub(crate) fn street(number: u32) -> Job {
     Job::frame(576, 768, frame("vtest.avi", number, 576, 768))
 }
 
-fn finish(executor: &mut dyn Executor, jobs: usize, since: Instant) -> Vec<Ran> {
+pub(crate) fn finish(executor: &mut dyn Executor, jobs: usize, since: Instant) -> Vec<Ran> {
     let mut rooms = vec![vec![0; 64 << 10]; jobs];
     let mut outputs: Vec<_> = rooms.iter_mut().map(|room| JobOutput::new(room)).collect();
     executor.finish(&mut outputs, since, &|_| ());
