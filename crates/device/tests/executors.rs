@@ -32,5 +32,7 @@ mod reference;
 mod slices;
 #[path = "executors/standin.rs"]
 mod standin;
+#[path = "executors/standin_worker.rs"]
+mod standin_worker;
 #[path = "executors/variants.rs"]
 mod variants;

@@ -322,8 +322,25 @@ void check_device(address_t at, size_t bytes, const std::string& what)
     }
 }
 
-static void fault(int number, siginfo_t* info, void*)
+// A signal's stack that has room for what the handler says; the one that a thread has by itself is small.
+static void widen_signal_stack()
 {
+    static thread_local bool is_wide;
+    if (is_wide) {
+        return;
+    }
+    is_wide = true;
+    const size_t bytes = 128 << 10;
+    void* at = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const stack_t stack = { at, 0, bytes };
+    sigaltstack(&stack, nullptr);
+}
+
+static void fault(int, siginfo_t* info, void*)
+{
+    // Another one from here on ends the process.
+    signal(SIGSEGV, SIG_DFL);
+    signal(SIGBUS, SIG_DFL);
     const address_t at = (address_t)info->si_addr;
     const Memory* memory = memory_at(at);
     // Where memory starts in its mapping, the page before it belongs to it.
@@ -335,7 +352,6 @@ static void fault(int number, siginfo_t* info, void*)
         }
     }
     if (!memory && running() == "no kernel") {
-        signal(number, SIG_DFL);
         return;
     }
     if (!memory) {
@@ -524,7 +540,13 @@ int cuDeviceGetAttribute(int* value, int attribute, int)
     return OK;
 }
 
-int cuCtxSetCurrent(void* context) { return current_context = context, OK; }
+int cuCtxSetCurrent(void* context)
+{
+    widen_signal_stack();
+    current_context = context;
+    return OK;
+}
+
 int cuCtxGetCurrent(void** context) { return *context = current_context, is_initialized ? OK : NOT_INITIALIZED; }
 
 int cuCtxSynchronize(void)
