@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use sensorium_device::backend::CpuBackend;
 use sensorium_models::{ModelPackage, Repository};
 
-use crate::build::onnxruntime;
-
 /// `$SENSORIUM_CACHE`, or `~/.cache/sensorium`.
 pub(crate) fn cache() -> PathBuf {
     let of = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -29,7 +27,8 @@ pub(crate) fn root() -> PathBuf {
 
 /// The processor: with the library that the stand-in for a GPU has, in a process that it is in.
 pub(crate) fn cpu() -> CpuBackend {
-    let library = onnxruntime().unwrap_or_else(|| cached("lib/libonnxruntime.so"));
+    let standin = std::env::var_os("STANDIN_FOLDER").map(|folder| PathBuf::from(folder).join("libonnxruntime.so"));
+    let library = standin.unwrap_or_else(|| cached("lib/libonnxruntime.so"));
     CpuBackend::open(&library).unwrap()
 }
 

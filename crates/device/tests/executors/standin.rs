@@ -143,7 +143,8 @@ fn payloads_in_shared_memory() {
     let memory = Arc::new(SharedMemory::create((SLOTS * SLOT_BYTES) as u64 + 4096).unwrap());
     device.read_from(Arc::clone(&memory)).unwrap();
     let lane = Lane::new(&device, seed() % 2 == 1);
-    let (mut gpu, mut twin) = (models::loaded(&lane, "nanodet"), models::loaded(&images::TwinDevice::open(), "nanodet"));
+    let (mut gpu, mut twin) =
+        (models::loaded(&lane, "nanodet"), models::loaded(&images::TwinDevice::open(), "nanodet"));
     let frames: Vec<Job> = (0..8).map(|number| images::street(number * 37)).collect();
     let photo = Job::image(jpeg("vtest.avi", 200));
     let expected: Vec<_> = frames.iter().map(|job| run_one(twin.as_mut(), job).result()).collect();

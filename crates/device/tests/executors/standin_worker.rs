@@ -89,8 +89,9 @@ struct Sent {
 #[test]
 #[ignore = "started by the test above, with the stand-in"]
 fn batches_of_a_node() {
-    let slab = Slab::create(&[SlabClass { slot_bytes: 16 << 10, slots: 16 }, SlabClass { slot_bytes: 2 << 20, slots: 8 }])
-        .unwrap();
+    let slab =
+        Slab::create(&[SlabClass { slot_bytes: 16 << 10, slots: 16 }, SlabClass { slot_bytes: 2 << 20, slots: 8 }])
+            .unwrap();
     let (events, told) = mpsc::channel();
     let supervisor = WorkerSupervisor::launch("cuda:0", move |event| {
         let _ = events.send(event);

@@ -19,7 +19,11 @@ const PATIENCE_MS: u64 = 30_000;
 fn the_transport_of_gpus_keeps_its_contract() {
     for seed in seeds(3) {
         // Memory from a pool, or from the driver at once.
-        with_stand_in("nccl::as_the_libraries_want_it", seed, &[("STANDIN_POOLS", if seed % 2 == 0 { "1" } else { "0" })]);
+        with_stand_in(
+            "nccl::as_the_libraries_want_it",
+            seed,
+            &[("STANDIN_POOLS", if seed % 2 == 0 { "1" } else { "0" })],
+        );
     }
 }
 
