@@ -115,6 +115,22 @@ fn images_of_all_kinds() {
     }
 }
 
+#[test]
+fn models_of_tensors_on_a_gpu() {
+    for seed in seeds(3) {
+        with_stand_in("standin::tensors", seed, &[]);
+    }
+}
+
+#[test]
+#[ignore = "started by the test above, with the stand-in"]
+fn tensors() {
+    let device = device();
+    for graphs in [false, true] {
+        models::fusion(&Lane::new(&device, graphs));
+    }
+}
+
 fn seed() -> u64 {
     std::env::var("STANDIN_SEED").unwrap().parse().unwrap()
 }
@@ -220,7 +236,7 @@ fn lanes_share_a_gpu() {
 fn three_lanes() {
     let device = device();
     thread::scope(|scope| {
-        scope.spawn(|| images::contract(&Lane::new(&device, false)));
+        scope.spawn(|| models::movenet(&Lane::new(&device, false)));
         scope.spawn(|| models::yamnet(&Lane::new(&device, false)));
         scope.spawn(|| {
             for graphs in [true, false] {

@@ -1,5 +1,6 @@
 //! The stand-in as a library under the names that it is looked for by, and processes that use it.
 
+use std::fs;
 use std::mem::offset_of;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use ort::sys::OrtApi;
-use tempfile::TempDir;
+use sha2::{Digest, Sha256};
 
 /// The names that parts of the product look for.
 const NAMES: [&str; 9] = [
@@ -73,41 +74,74 @@ fn places() -> Vec<String> {
     places
 }
 
-/// The folder with the stand-in under all its names; built once.
+/// What the stand-in is made of.
+const PARTS: [&str; 4] = ["driver.cpp", "kernels.cpp", "nccl.cpp", "onnxruntime.cpp"];
+/// Kernels without contraction, as the twins are compiled.
+const ARGUMENTS: [&str; 7] = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-pthread", "-w", "-c"];
+
+/// The folder with the stand-in under all its names. It is kept between runs, under the digest of all that it is made of.
 pub(crate) fn folder() -> &'static Path {
-    static BUILT: OnceLock<TempDir> = OnceLock::new();
-    let folder = BUILT.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/standin");
-        // Kernels without contraction, as the twins are compiled.
-        let compile = |part: &str| {
-            let object = folder.path().join(part).with_extension("o");
-            let child = Command::new("c++")
-                .args(["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-pthread", "-w", "-c"])
-                .args(places())
-                .arg(sources.join(part))
-                .arg("-o")
-                .arg(&object)
-                .spawn()
-                .expect("a C++ compiler is installed; run ops/setup");
-            (child, object)
-        };
-        let parts = ["driver.cpp", "kernels.cpp", "nccl.cpp", "onnxruntime.cpp"].map(compile);
-        let objects = parts.map(|(mut child, object)| {
-            assert!(child.wait().unwrap().success(), "{} does not compile", object.display());
-            object
-        });
-        let library = folder.path().join("libstandin.so");
-        let linked =
-            Command::new("c++").args(["-shared", "-pthread", "-o"]).arg(&library).args(objects).arg("-ldl").status();
-        assert!(linked.unwrap().success(), "the stand-in does not link");
-        // One library under many names: one state.
-        for name in NAMES {
-            symlink(&library, folder.path().join(name)).unwrap();
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let folders = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let folder = folders.join(format!("standin-{}", &digest()[..16]));
+        if !folder.is_dir() {
+            let made = tempfile::tempdir_in(folders).unwrap();
+            build(made.path());
+            // Whole, or not at all; another process that was quicker made the same.
+            if let Err(error) = fs::rename(made.path(), &folder) {
+                assert!(folder.is_dir(), "{}: {error}", folder.display());
+            }
         }
         folder
+    })
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/standin")
+}
+
+/// Hexadecimal digits of everything that the library follows from, but the compiler.
+fn digest() -> String {
+    let mut digest = Sha256::new();
+    for folder in [sources(), sources().join("../../kernels")] {
+        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension != "rs")) {
+            digest.update(fs::read(file).unwrap());
+        }
+    }
+    for argument in places().iter().map(String::as_str).chain(ARGUMENTS).chain(NAMES) {
+        digest.update(argument);
+    }
+    digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn build(folder: &Path) {
+    let compile = |part: &str| {
+        let object = folder.join(part).with_extension("o");
+        let compiler = Command::new("c++")
+            .args(ARGUMENTS)
+            .args(places())
+            .arg(sources().join(part))
+            .arg("-o")
+            .arg(&object)
+            .spawn()
+            .expect("a C++ compiler (c++) is installed; run ops/setup");
+        (compiler, object)
+    };
+    let objects = PARTS.map(compile).map(|(mut compiler, object)| {
+        assert!(compiler.wait().unwrap().success(), "{} does not compile", object.display());
+        object
     });
-    folder.path()
+    let library = folder.join("libstandin.so");
+    let linked =
+        Command::new("c++").args(["-shared", "-pthread", "-o"]).arg(&library).args(objects).arg("-ldl").status();
+    assert!(linked.unwrap().success(), "the stand-in does not link");
+    // One library under many names: one state.
+    for name in NAMES {
+        symlink("libstandin.so", folder.join(name)).unwrap();
+    }
 }
 
 /// The library that stands in for ONNX Runtime's for GPUs, in a process that the stand-in is in.
