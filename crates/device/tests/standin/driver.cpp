@@ -46,7 +46,7 @@ uint64_t setting(const char* name, uint64_t otherwise)
 uint64_t chance(uint64_t below)
 {
     // Splitmix (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-    static uint64_t state = setting("STANDIN_SEED", 0) * 0x9e3779b97f4a7c15u;
+    static uint64_t state = (setting("STANDIN_SEED", 0) + 1) * 0xd1342543de82ef95u;
     uint64_t mixed = state += 0x9e3779b97f4a7c15u;
     mixed = (mixed ^ mixed >> 30) * 0xbf58476d1ce4e5b9u;
     mixed = (mixed ^ mixed >> 27) * 0x94d049bb133111ebu;
