@@ -16,8 +16,6 @@ mod logmel;
 mod media;
 #[path = "cuda/prepare.rs"]
 mod prepare;
-#[path = "cuda/processor.rs"]
-mod processor;
 #[path = "executors/cache.rs"]
 #[allow(dead_code, reason = "shared with other tests, which use more of it")]
 mod setup;

@@ -6,6 +6,8 @@
 
 #[path = "executors/backends.rs"]
 mod backends;
+#[path = "standin/build.rs"]
+mod build;
 #[path = "executors/cache.rs"]
 mod cache;
 #[path = "executors/contract.rs"]
@@ -28,5 +30,9 @@ mod placement;
 mod reference;
 #[path = "executors/slices.rs"]
 mod slices;
+#[path = "executors/standin.rs"]
+mod standin;
+#[path = "executors/standin_worker.rs"]
+mod standin_worker;
 #[path = "executors/variants.rs"]
 mod variants;

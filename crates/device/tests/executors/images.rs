@@ -47,11 +47,11 @@ impl Backend for TwinDevice {
     }
 }
 
-fn street(number: u32) -> Job {
+pub(crate) fn street(number: u32) -> Job {
     Job::frame(576, 768, frame("vtest.avi", number, 576, 768))
 }
 
-fn finish(executor: &mut dyn Executor, jobs: usize, since: Instant) -> Vec<Ran> {
+pub(crate) fn finish(executor: &mut dyn Executor, jobs: usize, since: Instant) -> Vec<Ran> {
     let mut rooms = vec![vec![0; 64 << 10]; jobs];
     let mut outputs: Vec<_> = rooms.iter_mut().map(|room| JobOutput::new(room)).collect();
     executor.finish(&mut outputs, since, &|_| ());
@@ -62,9 +62,8 @@ fn finish(executor: &mut dyn Executor, jobs: usize, since: Instant) -> Vec<Ran> 
         .collect()
 }
 
-#[test]
-fn batches_that_are_started_ahead_are_answered_in_order_as_if_they_had_been_run() {
-    let mut executor = loaded(&TwinDevice::open(), "nanodet");
+fn started_ahead(backend: &dyn Backend) {
+    let mut executor = loaded(backend, "nanodet");
     assert!(executor.started_jobs_max() >= 2);
     let batches =
         [vec![street(0), Job::image(b"no image".to_vec()), street(300)], vec![Job::image(jpeg("vtest.avi", 200))]];
@@ -86,9 +85,8 @@ fn batches_that_are_started_ahead_are_answered_in_order_as_if_they_had_been_run(
     assert!(matches!(alone[0][0].result(), ModelResult::Detections { detections } if detections.len() > 1));
 }
 
-#[test]
-fn what_was_done_beside_the_batch_before_is_in_no_time() {
-    let mut executor = loaded(&TwinDevice::open(), "nanodet");
+fn times_beside(backend: &dyn Backend) {
+    let mut executor = loaded(backend, "nanodet");
     let job = street(100);
     let began = Instant::now();
     executor.start(&[job.input(Slice::default())], &|_| ());
@@ -99,9 +97,8 @@ fn what_was_done_beside_the_batch_before_is_in_no_time() {
     assert!(ran.times.prepare_ns == 0 && ran.times.infer_ns > 0, "{:?}", ran.times);
 }
 
-#[test]
-fn a_device_that_cannot_take_a_batch_fails_its_jobs_alone() {
-    let mut executor = loaded(&TwinDevice::open(), "nanodet");
+fn too_many_batches(backend: &dyn Backend) {
+    let mut executor = loaded(backend, "nanodet");
     let job = street(100);
     for _ in 0..=STARTED_BATCHES_MAX {
         executor.start(&[job.input(Slice::default())], &|_| ());
@@ -115,9 +112,8 @@ fn a_device_that_cannot_take_a_batch_fails_its_jobs_alone() {
     let _ = run_one(executor.as_mut(), &job).result();
 }
 
-#[test]
-fn an_image_that_is_too_large_for_a_kernel_is_refused_alone() {
-    let mut executor = loaded(&TwinDevice::open(), "nanodet");
+fn too_large(backend: &dyn Backend) {
+    let mut executor = loaded(backend, "nanodet");
     let wide = Job::frame(1, 16_385, vec![0; 16_385 * 3]);
     let short = Job::frame(576, 768, vec![0; 100]);
     let ran = run(executor.as_mut(), &[wide, short, street(0)]);
@@ -126,13 +122,46 @@ fn an_image_that_is_too_large_for_a_kernel_is_refused_alone() {
     let _ = ran[2].result();
 }
 
-#[test]
-fn stages_are_called_for_each_job() {
-    let mut executor = loaded(&TwinDevice::open(), "movenet");
+fn stages(backend: &dyn Backend) {
+    let mut executor = loaded(backend, "movenet");
     let stages = std::cell::RefCell::new(Vec::new());
     let jobs = [street(0), street(1)];
     let _ = crate::harness::run_staged(executor.as_mut(), &jobs, 64 << 10, &|stage| stages.borrow_mut().push(stage));
     let count = |wanted: Stage| stages.borrow().iter().filter(|stage| **stage == wanted).count();
     assert_eq!((count(Stage::Prepare), count(Stage::Interpret)), (2, 2));
     assert!(count(Stage::Infer) > 0);
+}
+
+/// What any device must do that does the steps around networks of images itself.
+pub(crate) fn contract(backend: &dyn Backend) {
+    started_ahead(backend);
+    times_beside(backend);
+    too_many_batches(backend);
+    too_large(backend);
+    stages(backend);
+}
+
+#[test]
+fn batches_that_are_started_ahead_are_answered_in_order_as_if_they_had_been_run() {
+    started_ahead(&TwinDevice::open());
+}
+
+#[test]
+fn what_was_done_beside_the_batch_before_is_in_no_time() {
+    times_beside(&TwinDevice::open());
+}
+
+#[test]
+fn a_device_that_cannot_take_a_batch_fails_its_jobs_alone() {
+    too_many_batches(&TwinDevice::open());
+}
+
+#[test]
+fn an_image_that_is_too_large_for_a_kernel_is_refused_alone() {
+    too_large(&TwinDevice::open());
+}
+
+#[test]
+fn stages_are_called_for_each_job() {
+    stages(&TwinDevice::open());
 }

@@ -45,7 +45,7 @@ pub(crate) fn iou(a: &[f32; 4], b: &[f32; 4]) -> f32 {
     both / (area(a) + area(b) - both)
 }
 
-fn nanodet(backend: &dyn Backend) {
+pub(crate) fn nanodet(backend: &dyn Backend) {
     let mut executor = loaded(backend, "nanodet");
     let jobs: Vec<_> = (0..6).map(|number| street(number * 100)).collect();
     let alone: Vec<_> = jobs.iter().map(|job| run_one(executor.as_mut(), job).result()).collect();
@@ -84,7 +84,7 @@ fn nanodet(backend: &dyn Backend) {
     run_with(executor.as_mut(), &jobs[..1], 16)[0].refused(Reason::ExecutionFailed, "output_bytes_max");
 }
 
-fn centernet(backend: &dyn Backend) {
+pub(crate) fn centernet(backend: &dyn Backend) {
     let mut executor = loaded(backend, "centernet");
     let jobs = [street(0), street(300)];
     for ran in run(executor.as_mut(), &jobs) {
@@ -94,7 +94,7 @@ fn centernet(backend: &dyn Backend) {
 }
 
 /// A person who walks towards the camera, as a detector would cut it out, and the whole street.
-fn movenet(backend: &dyn Backend) {
+pub(crate) fn movenet(backend: &dyn Backend) {
     let mut executor = loaded(backend, "movenet");
     let pixels = frame("vtest.avi", 200, VTEST.0, VTEST.1);
     let rows = pixels.chunks_exact(VTEST.1 * 3).skip(251).take(132);
@@ -139,7 +139,7 @@ fn classes(result: &ModelResult) -> (&[ClassScore], u32) {
     (classes, *windows)
 }
 
-fn yamnet(backend: &dyn Backend) {
+pub(crate) fn yamnet(backend: &dyn Backend) {
     let mut executor = loaded(backend, "yamnet");
     let speech = spoken("0870");
     let tone: Vec<i16> = (0..32_000_u16)
@@ -182,7 +182,7 @@ fn speech(result: ModelResult) -> (Vec<f32>, Vec<u8>) {
     (probabilities, state)
 }
 
-fn silero(backend: &dyn Backend) {
+pub(crate) fn silero(backend: &dyn Backend) {
     let mut executor = loaded(backend, "silero-vad");
     let samples = spoken("0870").samples;
     let samples = &samples[..samples.len() / 512 * 512];
@@ -234,7 +234,7 @@ pub(crate) fn distance(a: &[String], b: &[String]) -> usize {
     row[b.len()]
 }
 
-fn moonshine(backend: &dyn Backend) {
+pub(crate) fn moonshine(backend: &dyn Backend) {
     let mut executor = loaded(backend, "moonshine");
     let (mut wrong, mut all) = (0, 0);
     for number in ["0870", "0880", "0890", "0920", "0930"] {
@@ -253,7 +253,7 @@ fn moonshine(backend: &dyn Backend) {
     run_one(executor.as_mut(), &Job::pcm(&vec![0; 16_000 * 31])).refused(Reason::InvalidPayload, "at most 30 seconds");
 }
 
-fn fusion(backend: &dyn Backend) {
+pub(crate) fn fusion(backend: &dyn Backend) {
     let mut executor = loaded(backend, "fusion");
     let quiet = [0.0; 16];
     let mut alarm = quiet;

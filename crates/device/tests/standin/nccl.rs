@@ -1,11 +1,8 @@
 //! The transport of GPUs against a stand-in for CUDA's driver and NCCL: that it calls them as they want to be called, that
 //! every wait ends, and that what was begun is aborted before its memory goes. What the real ones do is for a GPU to show.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::os::fd::AsFd;
-use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
 use std::sync::Barrier;
 use std::thread;
 
@@ -14,29 +11,20 @@ use sensorium_device::group::member::exchange;
 use sensorium_device::group::nccl::{self, ID_BYTES, NcclGroup};
 use sensorium_device::group::{GroupError, Transport, Wait};
 
+use crate::build::{seeds, with_stand_in};
+
 const PATIENCE_MS: u64 = 30_000;
 
-/// The libraries are found by the loader, which reads its path once: the tests run in a process of their own.
 #[test]
-fn with_a_stand_in_for_the_libraries() {
-    let folder = tempfile::tempdir().unwrap();
-    let library = folder.path().join("libcuda.so");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nccl/standin.c");
-    let output = Command::new("cc")
-        .args(["-std=gnu11", "-O1", "-shared", "-fPIC", "-pthread", "-Wall", source, "-o"])
-        .arg(&library)
-        .output()
-        .expect("a C compiler is installed; run ops/setup");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // One library under two names: one state.
-    symlink(&library, folder.path().join("libnccl.so.2")).unwrap();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "as_the_libraries_want_it"])
-        .env("LD_LIBRARY_PATH", folder.path())
-        .output()
-        .unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && text.contains("1 passed"), "{} {text}", output.status);
+fn the_transport_of_gpus_keeps_its_contract() {
+    for seed in seeds(3) {
+        // Memory from a pool, or from the driver at once.
+        with_stand_in(
+            "nccl::as_the_libraries_want_it",
+            seed,
+            &[("STANDIN_POOLS", if seed % 2 == 0 { "1" } else { "0" })],
+        );
+    }
 }
 
 fn wait(ms: u64) -> Wait<'static> {
