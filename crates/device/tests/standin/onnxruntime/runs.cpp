@@ -3,6 +3,9 @@
 
 #include "../onnxruntime.h"
 
+#include <algorithm>
+#include <cstring>
+
 static Status error(const std::string& text)
 {
     const int invalid_argument = 2;
@@ -80,6 +83,39 @@ static Status place_outputs(Binding* binding)
     return nullptr;
 }
 
+// Memory for values within a network, which are neither inputs nor outputs. As with the real one, the arena has it back
+// as soon as a run is queued, and may give it to others; the run uses it all the same. It is of the sizes that inputs of
+// as many rows and of one more have, so that they get it.
+struct Within {
+    static constexpr int MARK = 0x5a;
+    static constexpr size_t MARKED_BYTES = 64;
+    std::vector<char*> places;
+
+    explicit Within(const Binding* binding)
+    {
+        Arena* arena = arena_of(binding->session);
+        for (const Tensor& input : binding->inputs) {
+            const size_t rows = input.dims.empty() || input.dims[0] < 1 ? 1 : (size_t)input.dims[0];
+            for (size_t others : { rows, rows + 1 }) {
+                places.push_back(take(arena, std::max(input.bytes / rows * others, MARKED_BYTES)));
+            }
+        }
+        for (char* at : places) {
+            memset(at, MARK, MARKED_BYTES);
+            give_back(arena, at);
+        }
+    }
+
+    void check() const
+    {
+        for (const char* at : places) {
+            if (std::count(at, at + MARKED_BYTES, (char)MARK) != (std::ptrdiff_t)MARKED_BYTES) {
+                harm("others wrote to memory that a queued network uses for values within it");
+            }
+        }
+    }
+};
+
 static Status run_binding(void* session, const void* options, Binding* binding)
 {
     Locked locked(everything);
@@ -112,9 +148,11 @@ static Status run_binding(void* session, const void* options, Binding* binding)
         harm("a number of recorded launches for a session that records none");
     }
     const std::vector<Tensor> inputs = binding->inputs, outputs = binding->outputs;
+    const Within within(binding);
     Operation operation;
     operation.what = "a network";
     operation.run = [=] {
+        within.check();
         std::vector<char*> from;
         std::vector<void*> values;
         for (const Tensor& input : inputs) {
