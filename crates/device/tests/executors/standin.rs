@@ -41,15 +41,22 @@ fn device() -> Arc<CudaDevice> {
 struct Lane {
     backend: CudaBackend,
     graphs: bool,
+    /// Instead of what the manifest says.
+    rows_max: Option<usize>,
 }
 
 impl Lane {
     fn new(device: &Arc<CudaDevice>, graphs: bool) -> Self {
-        Self { backend: CudaBackend::new(device, Modality::Visual).unwrap(), graphs }
+        Self { backend: CudaBackend::new(device, Modality::Visual).unwrap(), graphs, rows_max: None }
     }
 
     fn options<'a>(&self, options: &LoadOptions<'a>) -> LoadOptions<'a> {
-        LoadOptions { compute: Compute::Gpu, graphs: self.graphs, ..*options }
+        LoadOptions {
+            compute: Compute::Gpu,
+            graphs: self.graphs,
+            rows_max: self.rows_max.unwrap_or(options.rows_max),
+            ..*options
+        }
     }
 }
 
@@ -232,6 +239,35 @@ fn batches_under_way() {
         }
     }
     let _ = run_one(models::loaded(&lane, "nanodet").as_mut(), &photo).result();
+}
+
+#[test]
+fn a_batch_of_a_new_size_gets_no_memory_that_another_under_way_uses() {
+    for seed in seeds(2) {
+        with_stand_in("standin::batches_of_new_sizes", seed, &[]);
+    }
+}
+
+/// More images than sizes have memory from the start.
+#[test]
+#[ignore = "started by the test above, with the stand-in"]
+fn batches_of_new_sizes() {
+    let device = device();
+    let lane = Lane { rows_max: Some(11), ..Lane::new(&device, false) };
+    let mut executor = models::loaded(&lane, "nanodet");
+    let photo = Job::image(jpeg("vtest.avi", 200));
+    let expected = run_one(executor.as_mut(), &photo).result();
+    for sizes in [[8, 9], [9, 10], [10, 11]] {
+        for size in sizes {
+            let jobs: Vec<_> = (0..size).map(|_| photo.input(Slice::default())).collect();
+            executor.start(&jobs, &|_| ());
+        }
+        for size in sizes {
+            for answer in images::finish(executor.as_mut(), size, Instant::now()) {
+                same_boxes(&answer.result(), &expected);
+            }
+        }
+    }
 }
 
 /// The same but for the last digits, which the size of a batch changes.

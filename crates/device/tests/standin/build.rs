@@ -75,7 +75,24 @@ fn places() -> Vec<String> {
 }
 
 /// What the stand-in is made of.
-const PARTS: [&str; 4] = ["driver.cpp", "kernels.cpp", "nccl.cpp", "onnxruntime.cpp"];
+const PARTS: [&str; 16] = [
+    "driver.cpp",
+    "driver/copies.cpp",
+    "driver/device_memory.cpp",
+    "driver/host_memory.cpp",
+    "driver/modules.cpp",
+    "driver/order.cpp",
+    "driver/streams.cpp",
+    "kernels.cpp",
+    "kernels/threads.cpp",
+    "nccl.cpp",
+    "onnxruntime.cpp",
+    "onnxruntime/bindings.cpp",
+    "onnxruntime/runs.cpp",
+    "onnxruntime/session_memory.cpp",
+    "onnxruntime/sessions.cpp",
+    "standin.cpp",
+];
 /// Kernels without contraction, as the twins are compiled.
 const ARGUMENTS: [&str; 7] = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-pthread", "-w", "-c"];
 
@@ -105,21 +122,26 @@ fn sources() -> PathBuf {
 fn digest() -> String {
     let mut digest = Sha256::new();
     for folder in [sources(), sources().join("../../kernels")] {
-        let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-        files.sort();
-        for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension != "rs")) {
+        for file in files(&folder).iter().filter(|file| file.extension().is_some_and(|extension| extension != "rs")) {
             digest.update(fs::read(file).unwrap());
         }
     }
-    for argument in places().iter().map(String::as_str).chain(ARGUMENTS).chain(NAMES) {
+    for argument in places().iter().map(String::as_str).chain(ARGUMENTS).chain(NAMES).chain(PARTS) {
         digest.update(argument);
     }
     digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The files of a folder and of those in it, in an order that is always the same.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    entries.into_iter().flat_map(|entry| if entry.is_dir() { files(&entry) } else { vec![entry] }).collect()
+}
+
 fn build(folder: &Path) {
     let compile = |part: &str| {
-        let object = folder.join(part).with_extension("o");
+        let object = folder.join(part.replace('/', "-")).with_extension("o");
         let compiler = Command::new("c++")
             .args(ARGUMENTS)
             .args(places())

@@ -103,7 +103,8 @@ struct Configuration {
     int split_share;
 };
 
-static int begin(Communicator* communicator, const void* from, void* to, size_t count, int type, int kind, int root, void* on)
+static int begin(Communicator* communicator, const void* from, void* to, size_t count, int type, int kind, int root,
+    void* on)
 {
     Locked locked(everything);
     if (type != FLOAT || communicator->is_aborted) {
