@@ -18,8 +18,11 @@ pub struct JobStage {
 /// How long a stage takes.
 #[derive(Clone, Copy, Default)]
 struct Forecast {
-    /// What is to be done before it: queued in its lane, and still at earlier stages.
-    ahead_ns: u64,
+    /// What is queued before it in its lane.
+    queued_ns: u64,
+    /// What will come before it from earlier stages.
+    coming_ns: u64,
+    /// Its own batch: with others, where batches gain and there are others.
     own_ns: u64,
     /// How much longer it may all take.
     spread_ns: u64,
@@ -29,7 +32,9 @@ type Forecasts = SmallVec<[Forecast; 4]>;
 
 /// When the last of these is done, from now: each begins when the one before it has ended and what is ahead of it is done.
 fn finished_ns(forecasts: &[Forecast]) -> u64 {
-    forecasts.iter().fold(0, |ns: u64, stage| ns.max(stage.ahead_ns).saturating_add(stage.own_ns))
+    forecasts
+        .iter()
+        .fold(0, |ns: u64, stage| ns.max(stage.queued_ns.saturating_add(stage.coming_ns)).saturating_add(stage.own_ns))
 }
 
 impl Scheduler {
@@ -54,8 +59,7 @@ impl Scheduler {
         for (place, stage) in stages.iter_mut().enumerate().rev() {
             let forecast = forecasts.get(place).copied().unwrap_or_default();
             // Those that are coming will be before it.
-            let coming_ns = forecast.own_ns.saturating_mul(stage.coming);
-            let pressed = Job { deadline_ns: before(due_ns, coming_ns), ..stage.job };
+            let pressed = Job { deadline_ns: before(due_ns, forecast.coming_ns), ..stage.job };
             if let Some(refusal) = self.refusal(now_ns, &pressed) {
                 return Err((pressed, refusal));
             }
@@ -86,13 +90,25 @@ impl Scheduler {
         let forecast = |stage: &JobStage| {
             let Some(outlook) = self.outlook(now_ns, &stage.job) else { return Forecast::default() };
             let queued_ns = outlook.expected_ns.saturating_sub(outlook.own_ns);
+            let (size, full_ns) = self.full_batch(stage.job.model).unwrap_or((1, outlook.own_ns));
+            let alone = queued_ns == 0 && stage.coming == 0;
             Forecast {
-                ahead_ns: queued_ns.saturating_add(outlook.own_ns.saturating_mul(stage.coming)),
-                own_ns: outlook.own_ns,
+                queued_ns,
+                // They fill batches, and this job may be left for the one after.
+                coming_ns: full_ns.saturating_mul(stage.coming.div_ceil(size)),
+                own_ns: if alone { outlook.own_ns } else { full_ns.max(outlook.own_ns) },
                 spread_ns: outlook.sure_ns.saturating_sub(outlook.expected_ns),
             }
         };
         stages.iter().map(forecast).collect()
+    }
+
+    /// Jobs and time of the largest batch of a model that gains from batches, on the first lane that serves it.
+    fn full_batch(&self, model: ModelKey) -> Option<(u64, u64)> {
+        let lane = self.lane(*self.models.get(&model)?.lanes.first()?);
+        let times = &lane.models[lane.model_index(model)?].times;
+        let size = times.batch_max();
+        times.gains().then(|| (size.max(1) as u64, times.expected_ns(size, 0)))
     }
     /// The deadline of the first of these stages, when the last is due at `deadline_ns`: what time there is beyond the
     /// stages' own is divided among them in proportion to their own. Ask again when a stage has ended, with what is
@@ -214,13 +230,15 @@ mod tests {
             })
         };
         assert_eq!(asked(&desk, 25, 0), Ok(()));
-        assert_eq!(asked(&desk, 25, 2), Err(2), "20 ms of those that are coming, and its own 10");
-        assert_eq!(asked(&desk, 35, 2), Ok(()));
+        // Batches of four take 16 ms: one of those that are coming, and its own.
+        assert_eq!(asked(&desk, 25, 2), Err(2));
+        assert_eq!(asked(&desk, 40, 2), Ok(()));
+        assert_eq!(asked(&desk, 40, 5), Err(2), "two batches before it");
         // 10 ms are queued at the second stage: they are done while the first is.
         desk.arrive_for(10, 2, NEVER, sensorium_wire::Urgency::Standard);
-        assert_eq!(asked(&desk, 25, 0), Ok(()));
+        assert_eq!(asked(&desk, 27, 0), Ok(()));
         let stages = [stage(1, NEVER), stage(2, NEVER)];
-        assert_eq!(desk.scheduler.outlook_of_stages(0, &stages).unwrap().expected_ns, 20 * MS);
+        assert_eq!(desk.scheduler.outlook_of_stages(0, &stages).unwrap().expected_ns, 26 * MS);
     }
 
     #[test]
