@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use sensorium_client::{Client, ClientConfig, ClientError, Job, SessionOptions};
 use sensorium_wire::{Dtype, EventBody};
-use support::{Node, authority, block_on, complaint, ffmpeg};
+use support::{Node, authority, block_on, complaint, ffmpeg, local};
 
 /// Jobs take a few milliseconds, so that some are in flight whenever a node dies.
 const SLOW: &str =
@@ -27,10 +27,6 @@ fn two_nodes() -> (Node, Node, ClientConfig) {
     let [one, two] = ["one", "two"].map(|name| Node::start_of(&authority, name, SLOW));
     let config = one.client_config().also(two.address("api"));
     (one, two, config)
-}
-
-fn local<T>(future: impl Future<Output = T>) -> T {
-    block_on(tokio::task::LocalSet::new().run_until(future))
 }
 
 /// A steady flow of jobs, some of them large, each of which must come back as it was, once.

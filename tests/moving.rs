@@ -19,7 +19,7 @@ use sensorium_wire::session::SessionHeader;
 use sensorium_wire::{Event, EventBody, Kind, Role, Tier};
 use sha2::{Digest, Sha256};
 use support::cluster::{Place, Plan};
-use support::{Node, authority, block_on, ffmpeg, media, spoken};
+use support::{Node, authority, block_on, ffmpeg, local, media, spoken};
 
 const SEEING: &str = "load = [\"nanodet\"]\n";
 const HEARING: &str = "load = [\"silero-vad\", \"moonshine\"]\n";
@@ -36,10 +36,6 @@ fn regional(name: &'static str, options: &'static str) -> Place {
 fn client_of(nodes: &[&Node]) -> ClientConfig {
     let first = nodes[0].client_config();
     nodes[1..].iter().fold(first, |config, node| config.also(node.address("api")))
-}
-
-fn local<T>(future: impl Future<Output = T>) -> T {
-    block_on(tokio::task::LocalSet::new().run_until(future))
 }
 
 async fn open(client: &Client, fast: bool, file: &Path) -> Session {

@@ -20,13 +20,6 @@ fn models(status: &Value, device: &str) -> BTreeSet<String> {
     models.map(|model| model["name"].as_str().unwrap().to_owned()).collect()
 }
 
-fn both_ready(node: &Node) -> Value {
-    node.wait_until("both devices are ready", |status| {
-        let devices = status["devices"].as_array().unwrap();
-        devices.len() == 2 && devices.iter().all(|device| device["state"] == "ready")
-    })
-}
-
 /// The devices that ran 40 jobs which came at once.
 async fn devices_of(client: &Client, job: impl Fn() -> (Job, Vec<u8>)) -> BTreeSet<String> {
     let answers = (0..40).map(|_| {
@@ -48,7 +41,7 @@ async fn devices_of(client: &Client, job: impl Fn() -> (Job, Vec<u8>)) -> BTreeS
 fn a_pinned_model_runs_where_it_is_pinned_and_the_others_everywhere() {
     let pins = "load = [\"identity\", \"yamnet\"]\npin = { yamnet = [\"cpu:1\"] }\n";
     let node = Node::start(&format!("{pins}{TWO_DEVICES}"));
-    let status = both_ready(&node);
+    let status = node.both_ready();
     assert_eq!(models(&status, "cpu:0"), ["identity".to_owned()].into());
     assert_eq!(models(&status, "cpu:1"), ["identity".to_owned(), "yamnet".to_owned()].into());
     assert_eq!(status["pins"]["yamnet"], serde_json::json!(["cpu:1"]), "{status}");

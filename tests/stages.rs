@@ -13,7 +13,7 @@ use sensorium_wire::receipt::Stage;
 use sensorium_wire::result::{Detection, ModelResult};
 use sensorium_wire::{Outcome, Reason};
 use serde_json::Value;
-use support::{Node, block_on, ffmpeg, media, signal_process};
+use support::{Node, ffmpeg, local, media, signal_process};
 
 /// The whole network beside its two stages, each stage on a device of its own.
 const SPLIT: &str = "load = [\"nanodet\", \"nanodet-split\"]\n\
@@ -26,15 +26,8 @@ const DIFFERENCE_MAX: f32 = 0.05;
 
 fn start() -> Node {
     let node = Node::launch(SPLIT, &["--models", "cluster/models", "--models", "cluster/stages"]);
-    both_ready(&node);
+    node.both_ready();
     node
-}
-
-fn both_ready(node: &Node) -> Value {
-    node.wait_until("both devices are ready", |status| {
-        let devices = status["devices"].as_array().unwrap();
-        devices.len() == 2 && devices.iter().all(|device| device["state"] == "ready")
-    })
 }
 
 /// Pictures of a street with people, some seconds apart; small enough to come one after the other on one stream.
@@ -77,10 +70,6 @@ async fn expected(client: &Client, frames: &[Vec<u8>]) -> Vec<Vec<Detection>> {
     }
     assert!(all.iter().all(|boxes| !boxes.is_empty()), "there are people in every frame");
     all
-}
-
-fn local<T>(future: impl Future<Output = T>) -> T {
-    block_on(tokio::task::LocalSet::new().run_until(future))
 }
 
 #[test]
@@ -156,7 +145,7 @@ fn a_killed_worker_of_either_stage_loses_no_job_and_repeats_no_finished_stage() 
     let (node, frames) = (start(), frames());
     for stage in [1, 0] {
         let pid = |status: &Value| u32::try_from(status["devices"][stage]["worker_pid"].as_u64().unwrap()).unwrap();
-        let before = pid(&both_ready(&node));
+        let before = pid(&node.both_ready());
         let answers = local(crowd(&node, &frames, JOBS, move |answered| {
             // Stopped first, so that it has something in its hands.
             if answered == 1 {
@@ -259,4 +248,34 @@ fn of_more_than_can_be_done_in_time_each_has_one_outcome() {
     });
     assert!(status["devices"].as_array().unwrap().iter().all(|device| device["restarts"] == 0), "{status}");
     assert!(!node.log().contains("panicked"), "{}", node.log());
+}
+
+#[test]
+fn a_later_stage_that_cannot_be_loaded_is_named() {
+    let models = tempfile::tempdir().unwrap();
+    for name in ["nanodet-split", "nanodet-split-2"] {
+        let folder = models.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        let manifest = std::fs::read_to_string(format!("cluster/stages/{name}/model.toml")).unwrap();
+        std::fs::write(folder.join("model.toml"), manifest.replace("nanodet-split-2.onnx", "gone.onnx")).unwrap();
+    }
+    let repository = models.path().to_str().unwrap();
+    let node = Node::launch("load = [\"nanodet-split\"]\n", &["--models", repository]);
+    node.wait_until("a device is ready", |status| status["devices"][0]["state"] == "ready");
+    let answer = local(async { ask(&node.client().await, "nanodet-split", b"not looked at").await });
+    let rejection = answer.rejection().unwrap();
+    assert_eq!((answer.header.outcome, rejection.reason), (Outcome::Refused, Reason::ModelUnavailable));
+    assert!(rejection.detail.contains("no device runs nanodet-split-2 now"), "{}", rejection.detail);
+    drop(node);
+
+    // Without its manifest the first cannot be used either, and says why.
+    std::fs::remove_dir_all(models.path().join("nanodet-split-2")).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let config = data.path().join("node.toml");
+    std::fs::write(&config, "load = [\"nanodet-split\"]\n").unwrap();
+    let mut command = support::sensorium();
+    command.args(["node", "--models", repository, "--listen", "127.0.0.1:0", "--listen-cluster", "127.0.0.1:0"]);
+    let output = command.arg("--config").arg(&config).arg("--data").arg(data.path()).output().unwrap();
+    let said = support::complaint(&output);
+    assert!(!output.status.success() && said.contains("next: nanodet-split-2; there is no such model"), "{said}");
 }

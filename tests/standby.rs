@@ -11,16 +11,12 @@ use std::time::{Duration, Instant};
 use sensorium_client::{Answer, Job};
 use sensorium_wire::{Dtype, Outcome, Reason};
 use serde_json::Value;
-use support::{Node, PATIENCE, block_on, complaint, signal_process};
+use support::{Node, PATIENCE, complaint, local, signal_process};
 
 const STANDBY: &str = "load = [\"identity\"]\nstandby_workers = \"all\"\n";
 
 fn identity(bytes: usize) -> Job {
     Job::tensor("identity", Dtype::U8, &[u32::try_from(bytes).unwrap()]).deadline_ms(60_000)
-}
-
-fn local<T>(future: impl Future<Output = T>) -> T {
-    block_on(tokio::task::LocalSet::new().run_until(future))
 }
 
 fn pid(value: &Value) -> u32 {

@@ -6,7 +6,7 @@ mod support;
 
 use sensorium_client::{Answer, Job};
 use sensorium_wire::{Dtype, Outcome, Reason};
-use support::{Node, block_on, events, media, signal_process};
+use support::{Node, events, local, media, signal_process};
 
 const IDENTITY: &str = "load = [\"identity\"]\n";
 
@@ -35,10 +35,6 @@ async fn thousand_echoes(node: &Node, disturb: impl FnOnce() + Send + 'static) -
     }
     disturbing.join().unwrap();
     answers
-}
-
-fn local<T>(future: impl Future<Output = T>) -> T {
-    block_on(tokio::task::LocalSet::new().run_until(future))
 }
 
 #[test]

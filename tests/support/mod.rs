@@ -190,6 +190,14 @@ impl Node {
         }
     }
 
+    /// Waits until two devices are ready, and there are no others.
+    pub fn both_ready(&self) -> Value {
+        self.wait_until("both devices are ready", |status| {
+            let devices = status["devices"].as_array().unwrap();
+            devices.len() == 2 && devices.iter().all(|device| device["state"] == "ready")
+        })
+    }
+
     /// The process id of the worker, once there is a ready one.
     pub fn worker_pid(&self) -> u32 {
         let status = self.wait_until("a worker runs", |status| {
@@ -241,6 +249,11 @@ pub fn signal_process(pid: u32, signal: &str) {
 /// Runs a future on a current_thread runtime.
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+/// The same for futures that start tasks which stay on their thread.
+pub fn local<T>(future: impl Future<Output = T>) -> T {
+    block_on(tokio::task::LocalSet::new().run_until(future))
 }
 
 /// Runs ffmpeg on test material.

@@ -410,13 +410,17 @@ fn certificates(data: &DataDirectory, config: &NodeConfig) -> Result<Bundle, Pki
 }
 
 fn load_models(options: &NodeOptions) -> Result<Vec<ModelPackage>, NodeError> {
-    let repository = Repository::open(&options.repositories, &options.weights)?;
+    let mut repository = Repository::open(&options.repositories, &options.weights)?;
     for (folder, error) in &repository.broken {
         tracing::error!(folder, %error, "model not usable");
     }
     let wanted = &options.config.load;
     for name in wanted {
         if !repository.models.contains_key(name) {
+            // One that is there and cannot be used says why.
+            if let Some(at) = repository.broken.iter().position(|(broken, _)| broken == name) {
+                return Err(repository.broken.swap_remove(at).1.into());
+            }
             let known: Vec<_> = repository.models.keys().map(String::as_str).collect();
             return Err(NodeError::UnknownModel { name: name.clone(), known: known.join(", ") });
         }

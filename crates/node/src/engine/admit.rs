@@ -148,7 +148,10 @@ impl Engine {
         if let Some(work) = self.works.get(model.key.0 as usize) {
             work.store(job.work, Ordering::Relaxed);
         }
-        let promise = self.promise_early(header_ns, &job).map_err(|Refusal { reason, retry_after_us, .. }| {
+        let promise = self.promise_early(header_ns, &job).map_err(|(refused, refusal)| {
+            let Refusal { reason, retry_after_us, .. } = refusal;
+            // Of a model in stages it may be a later one that is missing or busy.
+            let name = self.models.get(refused).map_or(name, |stage| &stage.name);
             Rejection::new(reason, explain(reason, name, header.budget_us)).retry_after_us(retry_after_us)
         })?;
         let allocate = |bytes| self.slab.allocate(bytes).map_err(|error| explain_slab(&error));
@@ -170,12 +173,12 @@ impl Engine {
     }
 
     /// Asks whether a job would be refused. If so the scheduler hears of it, because plans and fair shares follow what is
-    /// offered, not only what is granted.
-    fn promise_early(&self, now_ns: u64, job: &Job) -> Result<Promise, Refusal> {
+    /// offered, not only what is granted. Gives the model that refuses, with the reason.
+    fn promise_early(&self, now_ns: u64, job: &Job) -> Result<Promise, (ModelKey, Refusal)> {
         let mut core = self.core.lock();
         self.models.promise((&core.scheduler, &core.records), now_ns, job).map_err(|(refused, refusal)| {
             let _ = self.handle_at(&mut core, now_ns, Event::JobArrived(refused));
-            refusal
+            (refused.model, refusal)
         })
     }
 

@@ -6,7 +6,7 @@
 
 use sensorium_device::protocol::{AnswerEntry, JobEntry};
 use sensorium_device::slab::Slot;
-use sensorium_models::stages::HEAD_BYTES;
+use sensorium_models::stages::{HEAD_BYTES, STAGES_MAX};
 use sensorium_scheduler::{Event, Job, JobKey, JobStage, ModelKey, Outlook, Refusal, Scheduler};
 use sensorium_wire::ids::Name;
 use sensorium_wire::receipt::Stage;
@@ -50,7 +50,8 @@ impl ModelTable {
     ) -> Result<Promise, (Job, Refusal)> {
         let mut stages = smallvec![JobStage { job: *job, coming: 0 }];
         let mut stage = self.get(job.model);
-        while let Some(info) = stage.and_then(|info| info.next).and_then(|next| self.get(next)) {
+        for _ in 1..STAGES_MAX {
+            let Some(info) = stage.and_then(|info| info.next).and_then(|next| self.get(next)) else { break };
             let job = Job { model: info.key, payload_bytes: info.input_bytes, work: info.input_bytes, ..*job };
             stages.push(JobStage { job, coming: records.coming(info.key) });
             stage = Some(info);

@@ -142,14 +142,23 @@ pub(super) async fn status(client: &Client) -> anyhow::Result<Value> {
 
 /// Waits until the node's first device is as wanted, and gives it.
 pub(super) async fn until(client: &Client, what: &str, is: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+    Ok(until_devices(client, what, |devices| devices.first().is_some_and(&is)).await?.swap_remove(0))
+}
+
+/// The same of all its devices.
+pub(super) async fn until_devices(
+    client: &Client,
+    what: &str,
+    is: impl Fn(&[Value]) -> bool,
+) -> anyhow::Result<Vec<Value>> {
     let began = Instant::now();
     loop {
-        let device = status(client).await?["devices"][0].take();
-        if is(&device) {
-            return Ok(device);
+        let Value::Array(devices) = status(client).await?["devices"].take() else { bail!("a node has devices") };
+        if is(&devices) {
+            return Ok(devices);
         }
         if began.elapsed() > PATIENCE {
-            bail!("{what}: not so after {} s; the device is {device}", PATIENCE.as_secs());
+            bail!("{what}: not so after {} s; the devices are {}", PATIENCE.as_secs(), Value::Array(devices));
         }
         tokio::time::sleep(POLL).await;
     }
